@@ -1,0 +1,62 @@
+"""The world: colonies that grow and shrink on elastic substrates, batched, in pure functions."""
+
+from durotaxis.env.check import ActionError, check_action
+from durotaxis.env.config import (
+    EnvConfig,
+    MoatConfig,
+    ObservationConfig,
+    RewardConfig,
+    SpawnBounds,
+    SubstrateConfig,
+)
+from durotaxis.env.env import PHASES, DurotaxisEnv, reset, reset_where, rest_masked, step
+from durotaxis.env.observation import action_mask, observe
+from durotaxis.env.scenarios import SCENARIOS
+from durotaxis.env.substrate import Substrate, log_gradient, stiffness
+from durotaxis.env.types import (
+    EDGE_FEATURES,
+    FIELD_CHANNELS,
+    GRAPH_FEATURES,
+    NODE_FEATURES,
+    PARAMETERS,
+    Action,
+    Colony,
+    Kind,
+    Observation,
+    Reason,
+    Transition,
+)
+
+__all__ = [
+    "EDGE_FEATURES",
+    "FIELD_CHANNELS",
+    "GRAPH_FEATURES",
+    "NODE_FEATURES",
+    "PARAMETERS",
+    "PHASES",
+    "SCENARIOS",
+    "Action",
+    "ActionError",
+    "Colony",
+    "DurotaxisEnv",
+    "EnvConfig",
+    "Kind",
+    "MoatConfig",
+    "Observation",
+    "ObservationConfig",
+    "Reason",
+    "RewardConfig",
+    "SpawnBounds",
+    "Substrate",
+    "SubstrateConfig",
+    "Transition",
+    "action_mask",
+    "check_action",
+    "log_gradient",
+    "observe",
+    "reset",
+    "reset_where",
+    "rest_masked",
+    "step",
+    "stiffness",
+]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -93,6 +94,7 @@ class Colony(Struct):
     next_id: Tensor  # [B] int64, node_id of the next child
     drift_count: Tensor  # [B] int64, steps running in which the centroid fell back
     milestones: Tensor  # [B] int64, how many milestones the front has reached so far
+    front: Tensor  # [B] float32, µm, largest s any node has reached so far
 
     @property
     def batch_size(self) -> int:
@@ -126,6 +128,15 @@ class Action(Struct):
 @dataclass(frozen=True)
 class Observation(Struct):
     """What an agent sees, raw (physical units) or scaled (of order 1). Empty slots are 0."""
+
+    node_fields: ClassVar[tuple[str, ...]] = (
+        "nodes",
+        "node_mask",
+        "edges",
+        "parent",
+        "action_mask",
+        "position",
+    )
 
     nodes: Tensor  # [B,N,13] float32, NODE_FEATURES
     node_mask: Tensor  # [B,N] bool

@@ -1,0 +1,168 @@
+"""The world put together: reset, step, masked reset, and a class that holds the constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from durotaxis.core.errors import UserError
+from durotaxis.env.check import check_action
+from durotaxis.env.config import EnvConfig
+from durotaxis.env.dynamics import advance, placed_spawns
+from durotaxis.env.initial import initial_colony
+from durotaxis.env.observation import observe
+from durotaxis.env.reward import Step, reward_terms
+from durotaxis.env.substrate import Substrate, coordinates, make_substrate
+from durotaxis.env.termination import end_reason, split_ends
+from durotaxis.env.types import Action, Colony, Observation, Reason, Transition
+
+PHASES = ("early", "migrating", "dense")
+"""Phases of an episode: before the first milestone, after it, and with more than critical_nodes nodes."""
+
+
+def reset(config: EnvConfig, seeds: Tensor) -> tuple[Colony, Substrate]:
+    """The first state of the episodes with these seeds [B] int64, on the device of `seeds`."""
+    substrate = make_substrate(config.substrate, seeds)
+    return initial_colony(substrate, seeds, config), substrate
+
+
+def step(
+    colony: Colony, action: Action, substrate: Substrate, config: EnvConfig, validate: bool = True
+) -> Transition:
+    """One decision period. Nothing is reset: the observation is the last of its episode where it ended.
+
+    Args:
+        validate: check the action first; off only in loops that made the action from the mask themselves.
+
+    Raises:
+        UserError: an invalid action; the message names colony and node.
+    """
+    if validate:
+        check_action(colony, action, config)
+    after = advance(colony, action, substrate, config)
+    reason = end_reason(after, substrate, config)
+    terminated, truncated = split_ends(reason)
+    terms = reward_terms(Step(colony, action, after, substrate, reason, config))
+    spawning = (colony.alive & (action.kind == 1)).sum(1)
+    spawned = placed_spawns(colony, action).sum(1)
+    return Transition(
+        colony=after,
+        observation=observe(after, substrate, config),
+        reward=torch.stack(list(terms.values())).sum(0),
+        terms=terms,
+        terminated=terminated,
+        truncated=truncated,
+        reason=reason,
+        counts={
+            "spawned": spawned,
+            "deleted": (colony.alive & (action.kind == 2)).sum(1),
+            "dropped": spawning - spawned,
+        },
+    )
+
+
+def reset_where(
+    colony: Colony, substrate: Substrate, mask: Tensor, seeds: Tensor, config: EnvConfig
+) -> tuple[Colony, Substrate]:
+    """Start new episodes where `mask` [B] bool is true, with `seeds` [B]; the others stay as they are."""
+    fresh_colony, fresh_substrate = reset(config, seeds)
+    return Colony.where(mask, fresh_colony, colony), Substrate.where(mask, fresh_substrate, substrate)
+
+
+@final
+class DurotaxisEnv:
+    """A batch of colonies with its configuration: a thin holder of the current state.
+
+    Args:
+        config: the world.
+        num_colonies: B.
+        device: where the tensors live.
+    """
+
+    reason_names: tuple[str, ...] = tuple(reason.name.lower() for reason in Reason)
+    phase_names: tuple[str, ...] = PHASES
+
+    def __init__(self, config: EnvConfig, num_colonies: int, device: str | torch.device = "cpu") -> None:
+        if num_colonies < 1:
+            raise UserError(f"num_colonies must be at least 1, not {num_colonies}")
+        self.config = config
+        self.num_colonies = num_colonies
+        self.device = torch.device(device)
+        self._state: tuple[Colony, Substrate] | None = None
+
+    @property
+    def colony(self) -> Colony:
+        """The current colonies."""
+        return self._current()[0]
+
+    @property
+    def substrate(self) -> Substrate:
+        """The current substrates."""
+        return self._current()[1]
+
+    def reset(self, seeds: Tensor | Sequence[int]) -> Observation:
+        """Start one episode per seed ([B] int64)."""
+        seeds = torch.as_tensor(seeds, dtype=torch.int64, device=self.device)
+        if seeds.shape != (self.num_colonies,):
+            raise UserError(f"seeds must have shape [{self.num_colonies}], not {list(seeds.shape)}")
+        self._state = reset(self.config, seeds)
+        return self.observe()
+
+    def observe(self, scaled: bool = True) -> Observation:
+        """The observation of the current state."""
+        return observe(*self._current(), self.config, scaled)
+
+    def step(self, action: Action, validate: bool = False) -> Transition:
+        """Take one step; see `durotaxis.env.step`. Ended episodes are not reset."""
+        colony, substrate = self._current()
+        transition = step(colony, action, substrate, self.config, validate)
+        self._state = transition.colony, substrate
+        return transition
+
+    def reset_where(self, mask: Tensor, seeds: Tensor) -> Observation:
+        """Start new episodes where `mask` is true and observe the whole batch."""
+        self._state = reset_where(*self._current(), mask, seeds, self.config)
+        return self.observe()
+
+    def summary(self) -> dict[str, Tensor]:
+        """Per colony, [B]: furthest front over goal, number of nodes, index of its phase."""
+        colony, substrate = self._current()
+        goal = substrate.extent[:, 0] * (1.0 - self.config.goal_margin)
+        dense = colony.num_nodes > self.config.critical_nodes
+        s, _ = coordinates(colony.position, substrate)
+        return {
+            "front_progress": (colony.front / goal).clamp(0.0, 1.0),
+            "front": torch.where(colony.alive, s, 0.0).amax(1),
+            "num_nodes": colony.num_nodes,
+            "phase": torch.where(dense, 2, (colony.milestones > 0).to(torch.int64)),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain tensors, for a checkpoint."""
+        colony, substrate = self._current()
+        return {"colony": dict(vars(colony)), "substrate": dict(vars(substrate))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        colony, substrate = Colony(**state["colony"]), Substrate(**state["substrate"])
+        if colony.batch_size != self.num_colonies or colony.capacity != self.config.num_slots:
+            raise UserError(
+                f"the saved world has {colony.batch_size} colonies of {colony.capacity} slots, this one "
+                f"{self.num_colonies} of {self.config.num_slots}; use the configuration it was saved with"
+            )
+        self._state = colony.to(self.device), substrate.to(self.device)
+
+    def _current(self) -> tuple[Colony, Substrate]:
+        if self._state is None:
+            raise UserError("call reset(seeds) before anything else")
+        return self._state
+
+
+def rest_masked(action: Action, observation: Observation) -> Action:
+    """The same action with every kind the mask forbids replaced by rest."""
+    allowed = observation.action_mask.gather(-1, action.kind[..., None])[..., 0]
+    return replace(action, kind=torch.where(allowed, action.kind, 0))

@@ -1,0 +1,115 @@
+"""Play scripted policies, and the normalisation constants of each scenario that come from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from durotaxis.agent.scripted import SCRIPTED, ScriptedPolicy
+from durotaxis.core.errors import UserError
+from durotaxis.env import DurotaxisEnv, EnvConfig, Reason
+
+BATCH = 250
+SCORE_SEED = 3_000_000
+NORMALISERS = ("random", "delete-left")
+"""The policies whose returns are 0 and 1 of the normalised return."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Finished episodes, one entry per seed: [S] each."""
+
+    returns: Tensor  # undiscounted, float64
+    success: Tensor  # bool
+    front_progress: Tensor  # furthest front over goal, 0 to 1
+    length: Tensor  # steps
+    reason: Tensor  # Reason
+
+    def summary(self) -> dict[str, float | None]:
+        """Means with standard errors, and the success rate."""
+        count = len(self.returns)
+        steps = self.length[self.success].double()
+        return {
+            "episodes": count,
+            "return_mean": self.returns.mean().item(),
+            "return_se": self.returns.std().item() / math.sqrt(count),
+            "success_rate": self.success.double().mean().item(),
+            "front_progress": self.front_progress.double().mean().item(),
+            "steps_to_success": steps.mean().item() if len(steps) else None,
+        }
+
+
+def play(
+    policy: ScriptedPolicy,
+    config: EnvConfig,
+    seeds: Tensor,
+    on_batch: Callable[[int], None] = lambda finished: None,
+) -> Episodes:
+    """One episode per seed [S] with a scripted policy."""
+    parts = []
+    for batch in seeds.split(BATCH):
+        parts.append(_play_batch(policy, config, batch))
+        on_batch(len(batch))
+    return Episodes(*(torch.cat([getattr(p, name) for p in parts]) for name in Episodes.__dataclass_fields__))
+
+
+def _play_batch(policy: ScriptedPolicy, config: EnvConfig, seeds: Tensor) -> Episodes:
+    world = DurotaxisEnv(config, len(seeds))
+    world.reset(seeds)
+    returns = torch.zeros(len(seeds), dtype=torch.float64)
+    running = torch.ones(len(seeds), dtype=torch.bool)
+    reason = torch.zeros(len(seeds), dtype=torch.int64)
+    length = torch.zeros(len(seeds), dtype=torch.int64)
+    progress = torch.zeros(len(seeds))
+    for step in range(1, config.max_steps + 1):
+        transition = world.step(policy(world.colony, world.substrate, config))
+        returns += torch.where(running, transition.reward.double(), 0.0)
+        ended = running & (transition.terminated | transition.truncated)
+        reason = torch.where(ended, transition.reason, reason)
+        length = torch.where(ended, step, length)
+        progress = torch.where(ended, world.summary()["front_progress"], progress)
+        running = running & ~ended
+        if not bool(running.any()):
+            break
+    return Episodes(returns, reason == Reason.SUCCESS, progress, length, reason)
+
+
+def score_scenario(
+    name: str, num_seeds: int = 1000, on_batch: Callable[[int], None] = lambda finished: None
+) -> dict[str, dict[str, float | None]]:
+    """Every scripted policy on one scenario, with default coefficients: {policy: summary}."""
+    config = EnvConfig(scenario=name)
+    seeds = torch.arange(num_seeds, dtype=torch.int64) + 2_000_000
+    return {
+        policy: play(function, config, seeds, on_batch).summary() for policy, function in SCRIPTED.items()
+    }
+
+
+def load_scores() -> dict[str, Any]:
+    """The scores kept in the package: {scenario: {policy: summary}}, made by `durotaxis scenario score`."""
+    file = resources.files("durotaxis.env") / "scores.json"
+    if not file.is_file():
+        raise UserError("the package has no scenario scores; run `durotaxis scenario score`")
+    return json.loads(file.read_text())
+
+
+def normalised_return(value: float, scenario: str) -> float | None:
+    """(value - random) / (delete-left - random), undiscounted; None where that is not meaningful.
+
+    None for a scenario without constants, and where the denominator is under 5 of its standard errors.
+    """
+    scores = load_scores().get(scenario)
+    if scores is None:
+        return None
+    low, high = (scores[policy] for policy in NORMALISERS)
+    span = high["return_mean"] - low["return_mean"]
+    if span < 5.0 * math.hypot(low["return_se"], high["return_se"]):
+        return None
+    return (value - low["return_mean"]) / span

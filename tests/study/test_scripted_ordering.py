@@ -1,0 +1,137 @@
+"""The default reward ranks honest migration above every way of cheating, and every scenario can be solved."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from durotaxis.agent.scripted import SCRIPTED
+from durotaxis.core.randomness import uniform
+from durotaxis.env import SCENARIOS, Action, Colony, EnvConfig, Reason, Substrate, reset, step
+from durotaxis.env.substrate import coordinates
+from durotaxis.study.score import normalised_return, play, score_scenario
+
+GROUNDS = ("linear", "exponential", "random")
+NUM_SEEDS = 16
+
+
+def _returns(policy, grounds=GROUNDS) -> torch.Tensor:
+    """Undiscounted returns [len(grounds), NUM_SEEDS]; all substrates share one batch."""
+    config = EnvConfig(scenario="linear")
+    seeds = torch.arange(NUM_SEEDS) + 300
+    starts = [reset(EnvConfig(scenario=name), seeds) for name in grounds]
+    colony = Colony.cat([start[0] for start in starts])
+    substrate = Substrate.cat([start[1] for start in starts])
+    total = torch.zeros(len(colony.seed), dtype=torch.float64)
+    running = torch.ones(len(colony.seed), dtype=torch.bool)
+    for _ in range(config.max_steps):
+        transition = step(colony, policy(colony, substrate, config), substrate, config, validate=False)
+        total += torch.where(running, transition.reward.double(), 0.0)
+        running &= ~(transition.terminated | transition.truncated)
+        colony = transition.colony
+        if not running.any():
+            break
+    return total.view(len(grounds), NUM_SEEDS)
+
+
+@pytest.fixture(scope="module")
+def scripted_returns() -> dict[str, torch.Tensor]:
+    return {name: _returns(policy) for name, policy in SCRIPTED.items()}
+
+
+def _lead(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """How many standard errors the mean of `first` lies above that of `second`, per ground."""
+    error = ((first.var(1) + second.var(1)) / NUM_SEEDS).sqrt().clamp_min(1e-9)
+    return (first.mean(1) - second.mean(1)) / error
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTED if name != "delete-left"])
+def test_delete_left_beats_every_other_policy_by_five_standard_errors(scripted_returns, name):
+    assert (_lead(scripted_returns["delete-left"], scripted_returns[name]) > 5).all()
+
+
+@pytest.mark.parametrize("name", ["churn", "churn-young"])
+def test_churning_earns_nothing_over_idling(scripted_returns, name):
+    assert (scripted_returns[name] <= scripted_returns["idle"]).all()
+
+
+def test_idling_earns_exactly_nothing(scripted_returns):
+    assert (scripted_returns["idle"] == 0).all()
+
+
+def steer_over_the_bridge(colony: Colony, substrate: Substrate, config: EnvConfig) -> Action:
+    """delete-left with sight: the nodes best placed towards the bridge go on, aiming at it, then ahead."""
+    s, t = coordinates(colony.position, substrate)
+    near, far = substrate.moat[:, 0, None], substrate.moat[:, 1, None]
+    bridge = substrate.bridges[:, :1] if substrate.bridges.shape[1] else t.mean(1, keepdim=True)
+    waypoint = torch.where(s < near - 3, near - 3, far)
+    angle = torch.atan2(torch.where(s < far, bridge - t, 0.0), (waypoint - s).clamp_min(2.0))
+    distance = torch.where(
+        s < near - 3, (near - 3 - s).hypot(bridge - t) + 1e4, torch.where(s < far, far - s, s - 1e4)
+    )
+    distance = torch.where(s >= far, -s, distance)
+    rank = torch.where(colony.alive, distance, torch.inf).argsort(1).argsort(1)
+    spawning = colony.alive & (rank < 3)
+    deleting = colony.alive & (rank >= 10)
+    parameters = torch.tensor([10.0, 2.0, 0.0, 0.0]).repeat(*s.shape, 1)
+    parameters[..., 3] = angle
+    return Action(torch.where(spawning, 1, torch.where(deleting, 2, 0)), parameters)
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in ("full", "moat")])
+def test_the_goal_is_reached_on_every_open_scenario(name):
+    episodes = play(SCRIPTED["delete-left"], EnvConfig(scenario=name), torch.arange(8))
+    assert episodes.success.all()
+
+
+def test_the_goal_of_the_full_scenario_is_reached():
+    config = EnvConfig(scenario="full", critical_nodes=20, max_nodes=60)
+    assert play(SCRIPTED["delete-left"], config, torch.arange(2)).success.all()
+
+
+def test_the_goal_behind_the_moat_is_reached_over_the_bridge():
+    assert play(steer_over_the_bridge, EnvConfig(scenario="moat"), torch.arange(16)).success.all()
+
+
+def test_quick_takes_at_least_22_noiseless_spawns():
+    x, spawns = 20.0, 0
+    while x < 198.0:
+        x += 10.0 / (1.0 + (2.0 / (1.0 + 0.05 * x)) ** 2)
+        spawns += 1
+    assert spawns >= 22
+    shortest = play(SCRIPTED["delete-left"], EnvConfig(scenario="quick"), torch.arange(8)).length.min()
+    assert shortest >= spawns
+
+
+def _blind_forward_with_full_noise(colony: Colony, substrate: Substrate, config: EnvConfig) -> Action:
+    action = SCRIPTED["delete-left"](colony, substrate, config)
+    eager = uniform(colony.seed[:, None], 99, colony.step[:, None], colony.node_id) < 0.2
+    kind = torch.where(colony.alive & eager & (action.kind == 0), 1, action.kind)
+    parameters = action.parameters.clone()
+    parameters[..., 2] = config.spawn_bounds.noise[1]
+    return Action(kind, parameters)
+
+
+def test_noise_does_not_carry_a_blind_colony_through_the_moat():
+    config = EnvConfig(scenario="moat", substrate={"moat": {"num_bridges": 0}})
+    episodes = play(_blind_forward_with_full_noise, config, torch.arange(40))
+    assert episodes.success.double().mean() < 0.05
+    assert (episodes.reason == Reason.MAX_STEPS).any()
+
+
+def test_scores_are_remade_from_the_same_seeds():
+    first = score_scenario("linear", num_seeds=4, policies=["delete-left"])
+    second = score_scenario("linear", num_seeds=4, policies=["delete-left"])
+    assert first == second
+    assert math.isclose(first["delete-left"]["success_rate"], 1.0)
+
+
+@pytest.mark.parametrize("name", ["quick", "linear", "exponential", "random"])
+def test_normalised_return_is_0_for_random_and_1_for_delete_left(name):
+    from durotaxis.study.score import load_scores
+
+    scores = load_scores()[name]
+    assert normalised_return(scores["random"]["return_mean"], name) == pytest.approx(0.0)
+    assert normalised_return(scores["delete-left"]["return_mean"], name) == pytest.approx(1.0)
