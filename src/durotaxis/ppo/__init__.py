@@ -1,0 +1,47 @@
+"""PPO for actions that factor over the nodes of a graph; knows neither colonies nor networks."""
+
+from durotaxis.ppo.advantage import explained_variance, generalized_advantage, normalize
+from durotaxis.ppo.checkpoint import Checkpoint, TrainState, library_versions, load, load_policy
+from durotaxis.ppo.checks import FrozenError, InvariantError, NonFiniteError, RatioError
+from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
+from durotaxis.ppo.evaluate import EvaluationStep, evaluate, report_seeds, summarize, tuning_seeds
+from durotaxis.ppo.monitor import Status
+from durotaxis.ppo.protocols import Distribution, Policy, StepResult, World
+from durotaxis.ppo.rollout import Rollout, collect, start
+from durotaxis.ppo.train import Interrupted, train
+from durotaxis.ppo.update import make_optimizer, update
+
+__all__ = [
+    "Checkpoint",
+    "Distribution",
+    "EvaluationStep",
+    "FrozenError",
+    "Interrupted",
+    "InvariantError",
+    "MonitorConfig",
+    "NonFiniteError",
+    "PPOConfig",
+    "Policy",
+    "RatioError",
+    "Rollout",
+    "Status",
+    "StepResult",
+    "TrainState",
+    "TrainingConfig",
+    "World",
+    "collect",
+    "evaluate",
+    "explained_variance",
+    "generalized_advantage",
+    "library_versions",
+    "load",
+    "load_policy",
+    "make_optimizer",
+    "normalize",
+    "report_seeds",
+    "start",
+    "summarize",
+    "train",
+    "tuning_seeds",
+    "update",
+]

@@ -1,0 +1,171 @@
+"""The table of pre-trained models: `model_type` -> where it comes from and how it is built.
+
+Where a model comes from is data: a `PTMRecord` states source, hash, licence, input statistics, taps and
+widths. This file needs no torch, so that configuration can be checked without importing it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from durotaxis.core.errors import UserError
+
+if TYPE_CHECKING:
+    from durotaxis.fusion.backbones import Backbone
+    from durotaxis.fusion.config import PTMConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+"""Mean and std of models without a pre-training of their own: [0, 1] becomes [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class PTMRecord:
+    """What is known about one pre-trained model.
+
+    `name` is unique within an extractor. `source` says in words or as an address where the weights come
+    from; `revision` and `sha256` are known once weights have been read. `input_size` is the side in pixels
+    that the backbone sees (None: the image as it is). `mean` and `std` normalise an image in [0, 1], per
+    channel. `taps` maps each place where the backbone may stop to its number of channels; `tap` is the one
+    in use.
+    """
+
+    name: str
+    model_type: str
+    source: str
+    revision: str | None
+    sha256: str | None
+    licence: str
+    input_size: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    tap: str
+    taps: Mapping[str, int]
+
+    @property
+    def width(self) -> int:
+        """Channels of the tapped map."""
+        return self.taps[self.tap]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain values (with `width`), ready for JSON."""
+        return {**dataclasses.asdict(self), "taps": dict(self.taps), "width": self.width}
+
+
+Builder = Callable[["PTMConfig", PTMRecord], tuple["Backbone", PTMRecord]]
+"""Builds a backbone that stops at `record.tap`; returns it with the record completed (source, hash)."""
+
+
+@dataclass(frozen=True)
+class PTMType:
+    """One entry of the registry.
+
+    Attributes:
+        record: the template of every record of this type, with its default tap.
+        build: see `Builder`.
+        options: which of the keys `seed`, `weights`, `sha256` the type reads; the others are refused.
+        hub: repository on the hub with `model.safetensors`, for types that need pre-trained weights.
+    """
+
+    record: PTMRecord
+    build: Builder
+    options: frozenset[str] = field(default_factory=frozenset)
+    hub: str | None = None
+
+
+_REGISTRY: dict[str, PTMType] = {}
+
+
+def register_ptm(entry: PTMType) -> None:
+    """Add a model type. Raises UserError if its name is taken."""
+    model_type = entry.record.model_type
+    if model_type in _REGISTRY:
+        raise UserError(f"model_type '{model_type}' is already registered; choose another name")
+    _REGISTRY[model_type] = entry
+
+
+def ptm_type(model_type: str) -> PTMType:
+    """The registry's entry. Raises UserError with the nearest name if there is none."""
+    if model_type in _REGISTRY:
+        return _REGISTRY[model_type]
+    near = difflib.get_close_matches(model_type, _REGISTRY, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise UserError(f"unknown model_type '{model_type}'; {hint}known are {', '.join(sorted(_REGISTRY))}")
+
+
+def list_ptms() -> tuple[PTMRecord, ...]:
+    """One record per registered model type, by name."""
+    return tuple(_REGISTRY[name].record for name in sorted(_REGISTRY))
+
+
+_RESNET_WIDTHS = {
+    18: {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512},
+    34: {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512},
+    50: {"layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048},
+}
+IMAGENET_SIDE = 96
+"""Pixels. A 24-pixel image ends at 1x1 in a ResNet; at 96 the taps are 24, 12, 6 and 3 pixels wide."""
+
+
+def _build_imagenet(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
+    from durotaxis.fusion.backbones.resnet import build_pretrained_resnet
+
+    return build_pretrained_resnet(config, record)
+
+
+def _build_random(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
+    from durotaxis.fusion.backbones.resnet import build_random_resnet
+
+    return build_random_resnet(config, record)
+
+
+def _build_graph_cnn(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
+    from durotaxis.fusion.backbones.graph_cnn import build_graph_cnn
+
+    return build_graph_cnn(config, record)
+
+
+def _register_builtin() -> None:
+    for depth, taps in _RESNET_WIDTHS.items():
+        hub = f"timm/resnet{depth}.tv_in1k"
+        imagenet = PTMRecord(
+            name=f"resnet{depth}_imagenet",
+            model_type=f"resnet{depth}_imagenet",
+            source=f"torchvision IMAGENET1K_V1 (hub: {hub})",
+            revision=None,
+            sha256=None,
+            licence="BSD-3-Clause",
+            input_size=IMAGENET_SIDE,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            tap="layer2",
+            taps=taps,
+        )
+        random = dataclasses.replace(
+            imagenet,
+            name=f"resnet{depth}_random",
+            model_type=f"resnet{depth}_random",
+            source="random initialisation",
+            licence="MIT",
+            input_size=None,
+            mean=HALF,
+            std=HALF,
+        )
+        register_ptm(PTMType(imagenet, _build_imagenet, frozenset({"weights", "sha256"}), hub))
+        register_ptm(PTMType(random, _build_random, frozenset({"seed"})))
+    graph_cnn = dataclasses.replace(
+        random,
+        name="graph_cnn",
+        model_type="graph_cnn",
+        tap="block3",
+        taps={"block1": 64, "block2": 128, "block3": 256},
+    )
+    register_ptm(PTMType(graph_cnn, _build_graph_cnn, frozenset({"seed"})))
+
+
+_register_builtin()

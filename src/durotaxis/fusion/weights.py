@@ -1,0 +1,167 @@
+"""Reading pre-trained weights without trusting them, and fitting them to a backbone without guessing.
+
+Nothing is replaced silently: whatever is missing, unexpected, damaged or of another shape is a UserError
+that names the file. Pickles that carry code are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from durotaxis.core.errors import UserError
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, or of a torch file read with `weights_only=True`.
+
+    Raises UserError if the file is truncated, holds anything but named tensors, or wants to run code.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: refused, because it is not plain tensors (pickles may run code); save a state_dict, "
+            "best as safetensors"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (SafetensorError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        raise UserError(f"{path}: damaged or not a weights file ({_first_line(error)})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no plain table of tensors; save a state_dict")
+    return dict(state)
+
+
+_FROM_TRANSFORMERS = (
+    (r"^resnet\.", ""),
+    (r"^classifier\.1\.", "fc."),
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.", lambda m: f"layer{int(m[1]) + 1}.{m[2]}."),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+    (r"\.layer\.(\d+)\.convolution\.", lambda m: f".conv{int(m[1]) + 1}."),
+    (r"\.layer\.(\d+)\.normalization\.", lambda m: f".bn{int(m[1]) + 1}."),
+)
+
+
+def to_torchvision_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A ResNet's state dict in transformers' key names, renamed to torchvision's; others pass unchanged."""
+    renamed = {}
+    for key, value in state.items():
+        for pattern, replacement in _FROM_TRANSFORMERS:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed
+
+
+def read_resnet(path: Path) -> dict[str, Tensor]:
+    """A ResNet's trunk in torchvision's key names, from a file in torchvision's or transformers' format.
+
+    The classifier is left out. Raises UserError if a transformers config beside the file states a stride
+    layout that differs from torchvision's.
+    """
+    layout = _read_json(path.with_name("config.json"))
+    for key in ("downsample_in_first_stage", "downsample_in_bottleneck"):
+        if layout.get(key):
+            raise UserError(
+                f"{path.with_name('config.json')}: {key} is not torchvision's layout; not supported"
+            )
+    state = to_torchvision_keys(read_state(path))
+    return {key: value for key, value in state.items() if key not in ("fc.weight", "fc.bias")}
+
+
+def load_matching(
+    module: nn.Module, state: dict[str, Tensor], whole: Mapping[str, Tensor], path: Path
+) -> None:
+    """Copy `state` into `module`, after checking it against `whole`, key by key and shape by shape.
+
+    Args:
+        module: holds a part of the keys of `whole` (it stops at its tap).
+        whole: state dict of the complete architecture; only shapes are read (tensors may be on `meta`).
+        path: named in errors.
+
+    BatchNorm's `num_batches_tracked` may be absent (older torchvision files have none). Raises UserError.
+    """
+    needed = {key for key in whole if not key.endswith("num_batches_tracked")}
+    problems = [
+        _listed("missing", sorted(needed - state.keys())),
+        _listed("unexpected", sorted(state.keys() - whole.keys())),
+        _listed("wrong shape", _misshapen(state, whole)),
+        _listed(
+            "not finite", sorted(k for k in needed & state.keys() if not bool(state[k].isfinite().all()))
+        ),
+    ]
+    if any(problems):
+        raise UserError(f"{path}: these weights do not fit: {'; '.join(filter(None, problems))}")
+    own = module.state_dict()
+    counters = {key: torch.zeros_like(own[key]) for key in own if key not in needed}
+    module.load_state_dict(counters | {key: state[key] for key in own if key in state})
+
+
+def image_statistics(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std of the image processor saved beside the weights, if there is one.
+
+    Raises UserError unless they are three numbers each, with positive std.
+    """
+    processor_path = path.with_name("preprocessor_config.json")
+    processor = _read_json(processor_path)
+    if "image_mean" not in processor and "image_std" not in processor:
+        return None
+    mean, std = (_three_numbers(processor.get(key)) for key in ("image_mean", "image_std"))
+    if mean is None or std is None or min(std) <= 0:
+        raise UserError(
+            f"{processor_path}: image_mean and image_std must be three numbers each, std positive"
+        )
+    return mean, std
+
+
+def _three_numbers(values: object) -> tuple[float, ...] | None:
+    if not isinstance(values, list) or len(values) != 3:
+        return None
+    return tuple(map(float, values)) if all(isinstance(value, int | float) for value in values) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({_first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return content
+
+
+def _misshapen(state: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{key} {list(state[key].shape)} instead of {list(whole[key].shape)}"
+        for key in sorted(state.keys() & whole.keys())
+        if state[key].shape != whole[key].shape
+    ]
+
+
+def _listed(label: str, items: Sequence[str], limit: int = 3) -> str:
+    if not items:
+        return ""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return f"{label} {', '.join(items[:limit])}{more}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,216 @@
+"""Checkpoints: the whole state of training between two iterations, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import platform
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from durotaxis.core.errors import UserError
+from durotaxis.ppo.protocols import Policy, World
+from durotaxis.ppo.rollout import Slots
+from durotaxis.ppo.tally import Tally
+from durotaxis.records import write_atomic
+
+FORMAT = 1
+_LIBRARIES = ("durotaxis", "torch", "numpy", "torch_geometric", "transformers")
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where training stands between two iterations, apart from weights and optimiser."""
+
+    slots: Slots
+    iteration: int = 0  # iterations finished
+    step: int = 0  # environment steps over all colonies
+    episodes: int = 0  # training episodes finished
+    best_score: float | None = None  # best mean return on the tuning seeds so far
+    elapsed_s: float = 0.0  # training time, over all resumptions
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds: tensors, numbers and text only."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    world: dict[str, Any]
+    slots: dict[str, Any]
+    counters: dict[str, Any]
+    frozen_hash: str
+    config: str  # the run's configuration, YAML
+    config_hash: str
+    versions: dict[str, str]
+    format: int = FORMAT
+
+
+def snapshot(
+    policy: Policy, optimizer: Optimizer, world: World, state: TrainState, config: str, frozen_hash: str
+) -> Checkpoint:
+    """The present state, copied: later steps do not change it."""
+    slots = state.slots
+    return Checkpoint(
+        model=_copy(dict(policy.state_dict())),
+        optimizer=_copy(optimizer.state_dict()),
+        world=_copy(world.state_dict()),
+        slots={
+            "vector_step": slots.vector_step,
+            **_copy(
+                {
+                    "slot_episode": slots.slot_episode,
+                    "seed": slots.seed,
+                    "total": slots.tally.total,
+                    "length": slots.tally.length,
+                    "terms": slots.tally.terms,
+                }
+            ),
+        },
+        counters={
+            key: getattr(state, key) for key in ("iteration", "step", "episodes", "best_score", "elapsed_s")
+        },
+        frozen_hash=frozen_hash,
+        config=config,
+        config_hash=hashlib.sha256(config.encode()).hexdigest(),
+        versions=library_versions(),
+    )
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint atomically. Raises RecordError when the directory cannot be written."""
+    fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
+    write_atomic(path, lambda file: torch.save(fields, file))
+
+
+def load(path: Path | str) -> Checkpoint:
+    """Read a checkpoint, tensors on the CPU. Code in the file is never executed.
+
+    Raises:
+        UserError: the file is missing, damaged, or no checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    damaged = f"{path} is damaged or not a checkpoint; use another one of its folder"
+    try:
+        # torch itself does not compare checksums.
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise UserError(damaged)
+        fields = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        raise UserError(damaged) from error
+    if not isinstance(fields, dict) or fields.keys() != Checkpoint.__dataclass_fields__.keys():
+        raise UserError(f"{path} is a torch file, but not a checkpoint of durotaxis")
+    if fields["format"] != FORMAT:
+        raise UserError(f"{path} has checkpoint format {fields['format']}, this version reads {FORMAT}")
+    return Checkpoint(**fields)
+
+
+def load_policy(policy: Policy, checkpoint: Checkpoint, path: Path | str) -> None:
+    """Put the weights of a checkpoint into a policy.
+
+    Raises:
+        UserError: it was made by another architecture; the policy is left as it was.
+    """
+    own = policy.state_dict()
+    missing = sorted(own.keys() - checkpoint.model.keys())
+    unexpected = sorted(checkpoint.model.keys() - own.keys())
+    shared = sorted(own.keys() & checkpoint.model.keys())
+    changed = [key for key in shared if own[key].shape != checkpoint.model[key].shape]
+    faults = []
+    if missing:
+        faults.append(f"lacks {_some(missing)}")
+    if unexpected:
+        faults.append(f"has {_some(unexpected)} that this policy has not")
+    if changed:
+        key = changed[0]
+        shapes = f"{tuple(checkpoint.model[key].shape)} there, {tuple(own[key].shape)} here"
+        faults.append(f"differs in the shape of {_some(changed)} ({shapes})")
+    if faults:
+        raise UserError(
+            f"{path} was made by another architecture: it {'; it '.join(faults)}; "
+            "use the configuration of its own run"
+        )
+    policy.load_state_dict(checkpoint.model)
+
+
+def restore(
+    checkpoint: Checkpoint, path: Path | str, policy: Policy, optimizer: Optimizer, world: World
+) -> TrainState:
+    """Take up training where a checkpoint left it: weights, moments, world and counters.
+
+    The present observation and the outputs of frozen parts are not stored but made again.
+
+    Raises:
+        UserError: policy, optimiser or world do not fit the checkpoint.
+    """
+    load_policy(policy, checkpoint, path)
+    slots = {key: _to(value, world.device) for key, value in checkpoint.slots.items()}
+    if len(slots["seed"]) != world.num_colonies:
+        raise UserError(f"{path} has {len(slots['seed'])} colonies, ppo.num_colonies is {world.num_colonies}")
+    try:
+        optimizer.load_state_dict(_copy(checkpoint.optimizer))
+        world.load_state_dict(checkpoint.world)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{path} does not fit this configuration ({error}); resume with the one of its own run"
+        ) from error
+    unchanged = torch.zeros(world.num_colonies, dtype=torch.bool, device=world.device)
+    observation = world.reset_where(unchanged, slots["seed"])
+    return TrainState(
+        slots=Slots(
+            observation=observation,
+            cached=policy.precompute(observation),
+            vector_step=slots["vector_step"],
+            slot_episode=slots["slot_episode"],
+            seed=slots["seed"],
+            tally=Tally(slots["total"], slots["length"], slots["terms"]),
+        ),
+        **checkpoint.counters,
+    )
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = [("python", platform.python_version())]
+    for name in _LIBRARIES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result; those not installed are left out."""
+    return dict(_versions())
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return type(value)(_copy(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return {key: _to(item, device) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,79 @@
+"""What must hold while training. Each check is cheap, and each failure names what was found and where."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from durotaxis.core.struct import Struct
+
+RATIO_TOLERANCE = 1e-4
+LOG_RATIO_TOLERANCE = 1e-3
+
+
+class InvariantError(RuntimeError):
+    """Training stopped because a result could not be trusted."""
+
+
+class NonFiniteError(InvariantError):
+    """A tensor holds NaN or infinity."""
+
+
+class RatioError(InvariantError):
+    """The policy does not reproduce its own log-probabilities."""
+
+
+class FrozenError(InvariantError):
+    """Frozen weights or buffers changed."""
+
+
+def require_finite(tree: Any, name: str) -> None:
+    """Raise NonFiniteError when any float tensor of a Struct, dict or tensor is not finite.
+
+    The message names the tensor, the first bad entry and how many there are.
+    """
+    for path, tensor in named_tensors(tree, name):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = (~torch.isfinite(tensor)).nonzero()
+            first = tuple(bad[0].tolist())
+            raise NonFiniteError(
+                f"{path} holds {float(tensor[first])} at index {list(first)} "
+                f"({len(bad)} of {tensor.numel()} entries are not finite); training stopped"
+            )
+
+
+def require_ratio_one(error: float, ratio: str) -> None:
+    """Raise RatioError when an unchanged policy gives other probabilities than in the rollout.
+
+    Args:
+        error: largest |ρ - 1| of the first minibatch (ratio `node`) or |log ρ| (`graph`).
+    """
+    limit = LOG_RATIO_TOLERANCE if ratio == "graph" else RATIO_TOLERANCE
+    if not error < limit:
+        what = "|log ratio|" if ratio == "graph" else "|ratio - 1|"
+        raise RatioError(
+            f"before any update the largest {what} is {error:.3g}, above {limit:g}: the policy does not "
+            "repeat the log-probabilities of its own rollout (a part in train mode, dropout, a changed input)"
+        )
+
+
+def require_frozen(before: str, after: str) -> None:
+    """Raise FrozenError when the hash of the frozen parts changed."""
+    if before != after:
+        raise FrozenError(f"frozen weights or buffers changed during training: hash {before} became {after}")
+
+
+def named_tensors(tree: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a tensor, Struct or dict of these, with its dotted path. None has none."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, Struct):
+        for field in dataclasses.fields(tree):  # type: ignore[arg-type]
+            yield from named_tensors(getattr(tree, field.name), f"{name}.{field.name}")
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from named_tensors(value, f"{name}.{key}")

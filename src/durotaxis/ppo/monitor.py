@@ -1,0 +1,213 @@
+"""What is written while training: JSONL is the truth, TensorBoard a second sink, a callback the live view."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from durotaxis.ppo.config import MonitorConfig
+from durotaxis.ppo.protocols import Policy, World
+from durotaxis.ppo.rollout import Rollout, Slots
+from durotaxis.ppo.tally import mean_of
+from durotaxis.records import ATTENTION, EPISODES, EVALUATIONS, METRICS, PHASES, TENSORBOARD, RunDirectory
+
+WINDOW = 100
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a live view shows after every iteration and every evaluation."""
+
+    iteration: int
+    num_iterations: int
+    step: int
+    total_steps: int
+    episodes: int
+    return_mean: float | None  # over the last WINDOW finished training episodes; None before the first
+    success_rate: float | None  # likewise
+    diagnostics: Mapping[str, Any]  # of all colonies, such as the mean attention per PTM; empty when none
+    evaluation: Mapping[str, Any] | None  # means of the latest evaluation; None before the first
+    steps_per_s: float | None  # of rollout and update, this iteration
+    seconds_left: float | None  # at the mean pace since this process began
+
+
+Progress = Callable[[Status], None]
+
+
+class Monitor:
+    """The sinks of one training; a context manager that closes them."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: MonitorConfig,
+        num_iterations: int,
+        steps_per_rollout: int,
+        first_iteration: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self._num_iterations, self._first = num_iterations, first_iteration
+        self._steps_per_rollout = steps_per_rollout
+        self._began = time.perf_counter()
+        self._progress = progress
+        self._files = {name: run.appender(name) for name in (METRICS, EPISODES, ATTENTION, EVALUATIONS)}
+        self._board = _open_board(run, first_iteration * steps_per_rollout) if config.tensorboard else None
+        self._recent: deque[dict[str, Any]] = deque(maxlen=WINDOW)
+        self._latest: dict[str, Any] = {}
+        self._diagnostics: dict[str, Any] = {}
+        self._evaluation: dict[str, Any] | None = None
+
+    def iteration(
+        self,
+        metrics: Mapping[str, Any],
+        episodes: list[dict[str, Any]],
+        attention: list[dict[str, Any]],
+    ) -> None:
+        """Record one iteration: its metrics, the episodes that finished, and the policy's diagnostics."""
+        when = {"iteration": metrics["iteration"], "step": metrics["step"]}
+        for row in episodes:
+            self._files[EPISODES].append({**when, **row})
+        for row in attention:
+            self._files[ATTENTION].append({**when, **row})
+            self._scalars(f"attention/{row['phase']}", row, when["step"])
+        self._files[METRICS].append(metrics)
+        self._scalars("train", metrics, when["step"])
+        self._recent.extend(episodes)
+        self._latest = dict(metrics)
+        if attention:
+            self._diagnostics = {
+                key.partition("/")[2]: value for key, value in attention[0].items() if "/" in key
+            }
+        self._report()
+
+    def evaluation(
+        self, iteration: int, step: int, rows: list[dict[str, Any]], summary: Mapping[str, Any]
+    ) -> None:
+        """Record an evaluation: one row per episode, and its means for the live view."""
+        for row in rows:
+            self._files[EVALUATIONS].append({"iteration": iteration, "step": step, **row})
+        self._scalars("evaluation", summary, step)
+        self._evaluation = dict(summary)
+        self._report()
+
+    def close(self) -> None:
+        """Close all sinks."""
+        for file in self._files.values():
+            file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _scalars(self, prefix: str, row: Mapping[str, Any], step: int) -> None:
+        if self._board is None:
+            return
+        for key, value in row.items():
+            entries = value if isinstance(value, list) else [value]
+            for i, entry in enumerate(entries):
+                if isinstance(entry, (int, float)) and not isinstance(entry, bool):
+                    tag = f"{prefix}/{key}/{i}" if isinstance(value, list) else f"{prefix}/{key}"
+                    self._board.add_scalar(tag, entry, step)
+
+    def _report(self) -> None:
+        if self._progress is None:
+            return
+        done = self._latest["iteration"]
+        pace = (time.perf_counter() - self._began) / max(done - self._first, 1)
+        recent = list(self._recent)
+        self._progress(
+            Status(
+                iteration=done,
+                num_iterations=self._num_iterations,
+                step=self._latest["step"],
+                total_steps=self._num_iterations * self._steps_per_rollout,
+                episodes=self._latest["episodes"],
+                return_mean=mean_of(recent, "return"),
+                success_rate=mean_of(recent, "success"),
+                diagnostics=self._diagnostics,
+                evaluation=self._evaluation,
+                steps_per_s=self._latest["steps_per_s"],
+                seconds_left=pace * (self._num_iterations - done),
+            )
+        )
+
+
+@torch.no_grad()
+def diagnose(policy: Policy, world: World, slots: Slots) -> list[dict[str, Any]]:
+    """The policy's diagnostics on the present observation: of all colonies, then of each phase present."""
+    numbers = policy.diagnostics(slots.observation, slots.cached)
+    if not numbers:
+        return []
+    rows = [_diagnostic_row("all", world.num_colonies, numbers)]
+    phase = world.summary().get("phase")
+    if phase is None:
+        return rows
+    for index, name in enumerate(PHASES):
+        where = torch.eq(phase, index).nonzero().squeeze(1)
+        if len(where):
+            cached = None if slots.cached is None else slots.cached[where]
+            numbers = policy.diagnostics(slots.observation[where], cached)
+            rows.append(_diagnostic_row(name, len(where), numbers))
+    return rows
+
+
+def rollout_metrics(rollout: Rollout, finished: list[dict[str, Any]]) -> dict[str, int | float | None]:
+    """Means over a rollout and over the episodes that finished in it, named as in records.SCHEMA."""
+    finals = [key for key in finished[0] if key.startswith("final/")] if finished else []
+    return {
+        "finished": len(finished),
+        "return_mean": mean_of(finished, "return"),
+        "length_mean": mean_of(finished, "length"),
+        "success_rate": mean_of(finished, "success"),
+        **{key: mean_of(finished, key) for key in finals},
+        "reward_mean": float(rollout.reward.mean()),
+        **{f"term/{name}": float(term.mean()) for name, term in rollout.terms.items()},
+        "num_nodes": float(rollout.node_mask.sum(2).float().mean()),
+    }
+
+
+def timing_metrics(
+    collect_s: float, update_s: float, elapsed_s: float, num_steps: int, finished: int, device: torch.device
+) -> dict[str, int | float | None]:
+    """Times, rates and memory, named as in records.SCHEMA."""
+    seconds = collect_s + update_s
+    on_gpu = device.type == "cuda"
+    return {
+        "collect_s": collect_s,
+        "update_s": update_s,
+        "elapsed_s": elapsed_s,
+        "steps_per_s": num_steps / seconds,
+        "episodes_per_hour": 3600.0 * finished / seconds,
+        "seconds_per_episode": seconds / finished if finished else None,
+        "host_memory_mb": _peak_memory_mb(),
+        "device_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6 if on_gpu else None,
+    }
+
+
+def _diagnostic_row(phase: str, count: int, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {"phase": phase, "colonies": count, **{f"value/{key}": value for key, value in numbers.items()}}
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _open_board(run: RunDirectory, first_step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.path / TENSORBOARD), purge_step=first_step + 1 if first_step else None)

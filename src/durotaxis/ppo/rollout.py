@@ -1,0 +1,187 @@
+"""A rollout: T steps of B episodes, with everything the update needs and nothing it must guess."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from durotaxis.core.randomness import Purpose, hash_keys
+from durotaxis.core.struct import Struct
+from durotaxis.ppo.checks import require_finite
+from durotaxis.ppo.protocols import Policy, StepResult, World
+from durotaxis.ppo.tally import Tally, finished_rows
+
+
+@dataclass(frozen=True)
+class Rollout(Struct):
+    """Everything leads with [T,B]; `flatten()` makes it [T·B]."""
+
+    observation: Struct  # before the step
+    cached: Struct | None  # outputs of frozen parts on it
+    sample: Struct  # what the policy drew
+    node_mask: Tensor  # [T,B,N] bool
+    log_prob: Tensor  # [T,B,N] float32, under the policy that drew
+    value: Tensor  # [T,B] float32, V(observation)
+    reward: Tensor  # [T,B] float32
+    terms: dict[str, Tensor]  # {name: [T,B] float32}
+    terminated: Tensor  # [T,B] bool
+    truncated: Tensor  # [T,B] bool
+    next_value: Tensor  # [T,B] float32, V(observation after the step, before any reset)·(1 - terminated)
+
+    @property
+    def ended(self) -> Tensor:
+        """[T,B] bool: the step was the last of its episode."""
+        return self.terminated | self.truncated
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where every slot of the batch stands between two steps."""
+
+    observation: Struct  # [B,...]
+    cached: Struct | None
+    vector_step: int  # steps the batch has taken since the start of the run
+    slot_episode: Tensor  # [B] int64, episodes begun in the slot before the present one
+    seed: Tensor  # [B] int64, seed of the present episode
+    tally: Tally
+
+
+def episode_seeds(run_seed: int, slot_episode: Tensor) -> Tensor:
+    """Seed of training episode k of slot i, [B] int64."""
+    slots = torch.arange(len(slot_episode), device=slot_episode.device)
+    return hash_keys(run_seed, Purpose.EPISODE, slots, slot_episode)
+
+
+def start(world: World, policy: Policy, run_seed: int) -> Slots:
+    """Begin the first episode of every slot."""
+    slot_episode = torch.zeros(world.num_colonies, dtype=torch.int64, device=world.device)
+    seed = episode_seeds(run_seed, slot_episode)
+    observation = world.reset(seed)
+    require_finite(observation, "observation")
+    tally = Tally.zeros(world.num_colonies, slot_episode.device)
+    return Slots(observation, policy.precompute(observation), 0, slot_episode, seed, tally)
+
+
+@torch.no_grad()
+def collect(
+    world: World, policy: Policy, slots: Slots, num_steps: int, run_seed: int
+) -> tuple[Rollout, Slots, list[dict[str, Any]]]:
+    """Take `num_steps` steps in every slot.
+
+    The last observation of an episode is valued before its slot is reset: `next_value` is its value where
+    the episode was truncated, 0 where it terminated. Draws depend on (run_seed, step, slot) alone.
+
+    Args:
+        slots: where the batch stands; use the returned one for the next call.
+
+    Returns:
+        The rollout [T,B], the new slots, and one row per finished episode.
+
+    Raises:
+        NonFiniteError: an observation, reward, value or log-probability is not finite.
+    """
+    steps: list[Rollout] = []
+    finished: list[dict[str, Any]] = []
+    index = torch.arange(world.num_colonies, device=slots.seed.device)
+    for _ in range(num_steps):
+        distribution, value = policy(slots.observation, slots.cached)
+        sample = distribution.sample(hash_keys(run_seed, Purpose.POLICY, slots.vector_step, index))
+        result = world.step(policy.to_action(sample, slots.observation))
+        steps.append(
+            Rollout(
+                observation=slots.observation,
+                cached=slots.cached,
+                sample=sample,
+                node_mask=distribution.node_mask,
+                log_prob=distribution.log_prob(sample),
+                value=value.float(),
+                reward=result.reward.float(),
+                terms=result.terms,
+                terminated=result.terminated,
+                truncated=result.truncated,
+                next_value=_final_value(policy, result),
+            )
+        )
+        _check_step(steps[-1], result)
+        slots, rows = _advance(world, policy, slots, result, run_seed)
+        finished += rows
+    return _join(steps, policy(slots.observation, slots.cached)[1].float()), slots, finished
+
+
+def _final_value(policy: Policy, result: StepResult) -> Tensor:
+    """Value of the last observation of truncated episodes, 0 elsewhere, [B]."""
+    value = torch.zeros_like(result.reward, dtype=torch.float32)
+    bootstrapped = result.truncated & ~result.terminated
+    if bool(bootstrapped.any()):
+        final = result.observation[bootstrapped]
+        value[bootstrapped] = policy(final, policy.precompute(final))[1].float()
+    return value
+
+
+def _check_step(step: Rollout, result: StepResult) -> None:
+    require_finite(result.observation, "observation")
+    require_finite(step.reward, "reward")
+    require_finite(step.log_prob, "log_prob")
+    require_finite(step.value, "value")
+    require_finite(step.next_value, "next_value")
+
+
+def _advance(
+    world: World, policy: Policy, slots: Slots, result: StepResult, run_seed: int
+) -> tuple[Slots, list[dict[str, Any]]]:
+    """Count the step; then, and only then, reset the slots whose episode ended."""
+    tally = slots.tally.add(result)
+    ended = result.terminated | result.truncated
+    observation, seed, slot_episode = result.observation, slots.seed, slots.slot_episode
+    rows: list[dict[str, Any]] = []
+    if bool(ended.any()):
+        where = ended.nonzero().squeeze(1)
+        rows = finished_rows(world, tally, result.reason, where)
+        for row, slot in zip(rows, where.tolist(), strict=True):
+            row.update(slot=slot, slot_episode=int(slot_episode[slot]), seed=int(seed[slot]))
+        slot_episode = slot_episode + ended.long()
+        seed = torch.where(ended, episode_seeds(run_seed, slot_episode), seed)
+        tally = tally.clear(ended)
+        observation = world.reset_where(ended, seed)
+        require_finite(observation, "observation")
+    cached = policy.precompute(observation)
+    return Slots(observation, cached, slots.vector_step + 1, slot_episode, seed, tally), rows
+
+
+def _join(steps: list[Rollout], value_after: Tensor) -> Rollout:
+    """Stack steps to [T,B] and fill `next_value` where the episode went on."""
+    rollout = Rollout.stack(steps)
+    following = torch.cat([rollout.value[1:], value_after[None]])
+    next_value = torch.where(rollout.ended, rollout.next_value, following)
+    return dataclasses.replace(rollout, next_value=next_value)
+
+
+def narrow_nodes(tree: Any, num_nodes: int) -> Any:
+    """The first `num_nodes` node slots of every field named in its class's `node_fields`.
+
+    The node dimension is the second ([B,N,...]). Structs without `node_fields` and tensors pass unchanged;
+    nested structs are narrowed too.
+    """
+    if not isinstance(tree, Struct):
+        return tree
+    names = getattr(type(tree), "node_fields", ())
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(tree):  # type: ignore[arg-type]
+        value = getattr(tree, field.name)
+        if field.name in names and isinstance(value, Tensor):
+            changes[field.name] = value[:, :num_nodes]
+        elif field.name in names and isinstance(value, dict):
+            changes[field.name] = {key: tensor[:, :num_nodes] for key, tensor in value.items()}
+        else:
+            changes[field.name] = narrow_nodes(value, num_nodes)
+    return dataclasses.replace(tree, **changes)  # type: ignore[type-var]
+
+
+def num_used_slots(node_mask: Tensor) -> int:
+    """One more than the last living slot of any colony in `node_mask` [B,N]; at least 1."""
+    used = node_mask.any(0).nonzero()
+    return int(used[-1]) + 1 if len(used) else 1

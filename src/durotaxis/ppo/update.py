@@ -1,0 +1,191 @@
+"""One update: several epochs of minibatches over a rollout, with the KL stop and its statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from durotaxis.core.errors import UserError
+from durotaxis.core.randomness import Purpose, hash_keys
+from durotaxis.core.struct import Struct
+from durotaxis.ppo.advantage import explained_variance, generalized_advantage, normalize
+from durotaxis.ppo.checks import InvariantError, require_finite, require_ratio_one
+from durotaxis.ppo.config import PPOConfig
+from durotaxis.ppo.loss import LossParts, ppo_loss
+from durotaxis.ppo.protocols import Policy
+from durotaxis.ppo.rollout import Rollout, narrow_nodes, num_used_slots
+
+ADAM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Batch(Struct):
+    """Colony-steps to learn from, all fields leading with [M]."""
+
+    observation: Struct
+    cached: Struct | None
+    sample: Struct
+    node_mask: Tensor  # [M,N] bool
+    log_prob: Tensor  # [M,N] float32, under the policy of the rollout
+    value: Tensor  # [M] float32, likewise
+    advantage: Tensor  # [M] float32
+    target: Tensor  # [M] float32, what the value should be
+
+    node_fields: ClassVar[tuple[str, ...]] = ("node_mask", "log_prob")
+
+
+def make_optimizer(policy: Policy, config: PPOConfig) -> Optimizer:
+    """Adam with one group per part of the policy.
+
+    Raises:
+        UserError: `learning_rate_factors` names a part that the policy does not have.
+        InvariantError: the parts overlap or leave out a trainable parameter.
+    """
+    parts = {name: parameters for name, parameters in policy.parameter_groups().items() if parameters}
+    unknown = config.learning_rate_factors.keys() - parts.keys()
+    if unknown:
+        raise UserError(
+            f"ppo.learning_rate_factors: no part {', '.join(sorted(unknown))}; "
+            f"this policy has {', '.join(parts)}"
+        )
+    listed = [id(parameter) for parameters in parts.values() for parameter in parameters]
+    trainable = {id(parameter) for _, parameter in policy.named_parameters() if parameter.requires_grad}
+    if len(set(listed)) != len(listed) or set(listed) != trainable:
+        raise InvariantError("Policy.parameter_groups must list every trainable parameter exactly once")
+    groups = [
+        {"params": list(parameters), "name": name, "factor": config.learning_rate_factors.get(name, 1.0)}
+        for name, parameters in parts.items()
+    ]
+    return Adam(groups, lr=config.learning_rate, eps=ADAM_EPSILON)
+
+
+def prepare(rollout: Rollout, config: PPOConfig) -> tuple[Batch, dict[str, int | float | None]]:
+    """Advantages and value targets of a rollout, flattened to colony-steps [T·B]."""
+    advantage = generalized_advantage(
+        rollout.reward, rollout.value, rollout.next_value, rollout.ended, config.discount, config.gae_lambda
+    )
+    target = advantage + rollout.value
+    statistics = {"explained_variance": explained_variance(rollout.value, target)}
+    flat = rollout.flatten()
+    batch = Batch(
+        observation=flat.observation,
+        cached=flat.cached,
+        sample=flat.sample,
+        node_mask=flat.node_mask,
+        log_prob=flat.log_prob,
+        value=flat.value,
+        advantage=(normalize(advantage) if config.normalize_advantage else advantage).flatten(),
+        target=target.flatten(),
+    )
+    return batch, statistics
+
+
+def minibatch_indices(
+    size: int, num_minibatches: int, run_seed: int, iteration: int, epoch: int
+) -> list[Tensor]:
+    """A random partition of range(size) into equal parts, a pure function of the arguments."""
+    keys = hash_keys(run_seed, Purpose.MINIBATCH, iteration, epoch, torch.arange(size))
+    order = keys.argsort(stable=True)
+    return list(order.view(num_minibatches, -1))
+
+
+def minibatch_loss(policy: Policy, batch: Batch, config: PPOConfig) -> LossParts:
+    """The loss of `policy` on a minibatch, narrowed to its largest colony."""
+    distribution, value = policy(batch.observation, batch.cached)
+    penalty = getattr(distribution, "penalty", None)
+    return ppo_loss(
+        log_prob=distribution.log_prob(batch.sample),
+        old_log_prob=batch.log_prob,
+        node_mask=batch.node_mask,
+        advantage=batch.advantage,
+        entropy=distribution.entropy(),
+        value=value.float(),
+        target=batch.target,
+        old_value=batch.value,
+        penalty=value.new_zeros(()) if penalty is None else penalty,
+        clip_range=config.clip_range,
+        ratio=config.ratio,
+        reduction=config.node_reduction,
+        value_kind=config.value_loss,
+        value_clip=config.value_clip,
+        value_coefficient=config.value_coefficient,
+        entropy_coefficients=(config.entropy_kind, config.entropy_parameters),
+    )
+
+
+def update(
+    policy: Policy, optimizer: Optimizer, rollout: Rollout, config: PPOConfig, run_seed: int, iteration: int
+) -> dict[str, int | float | None]:
+    """Improve the policy on one rollout.
+
+    Returns:
+        Statistics named as in records.SCHEMA; means over the minibatches that were used.
+
+    Raises:
+        RatioError: the first minibatch, before any step, does not give the rollout's probabilities.
+        NonFiniteError: the loss or a gradient is not finite.
+    """
+    batch, statistics = prepare(rollout, config)
+    used: list[dict[str, float]] = []
+    ratio_error: float | None = None
+    kl_max = 0.0
+    for epoch in range(config.num_epochs):
+        for index in minibatch_indices(len(batch.value), config.num_minibatches, run_seed, iteration, epoch):
+            index = index.to(batch.value.device)
+            width = num_used_slots(batch.node_mask[index])
+            parts = minibatch_loss(policy, narrow_nodes(batch, width)[index], config)
+            require_finite(parts.total.detach(), "loss")
+            if ratio_error is None:
+                ratio_error = float(parts.ratio_error)
+                require_ratio_one(ratio_error, config.ratio)
+            kl_max = max(kl_max, float(parts.kl))
+            if config.target_kl is not None and float(parts.kl) > config.target_kl:
+                return {**statistics, **_summary(used, ratio_error, kl_max)}
+            norms = _step(policy, optimizer, parts.total, config.max_grad_norm)
+            used.append({**_numbers(parts), **norms})
+    return {**statistics, **_summary(used, ratio_error, kl_max)}
+
+
+def _step(policy: Policy, optimizer: Optimizer, loss: Tensor, max_norm: float) -> dict[str, float]:
+    """One optimiser step, gradient clipped. Returns its norms before clipping, in all and per part."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norms, gradients = {}, []
+    for group in optimizer.param_groups:
+        part = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+        norms[f"gradient_norm/{group['name']}"] = (
+            nn.utils.get_total_norm(part) if part else loss.new_zeros(())
+        )
+        gradients += part
+    total = torch.stack([norm.detach() for norm in norms.values()]).norm()
+    if not bool(torch.isfinite(total)):
+        for name, parameter in policy.named_parameters():
+            if parameter.grad is not None:
+                require_finite(parameter.grad, f"gradient of {name}")
+    scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, scale)
+    optimizer.step()
+    return {"gradient_norm": float(total), **{name: float(norm) for name, norm in norms.items()}}
+
+
+def _numbers(parts: LossParts) -> dict[str, float]:
+    return {
+        "policy_loss": float(parts.policy),
+        "value_loss": float(parts.value),
+        "penalty": float(parts.penalty),
+        "entropy_kind": float(parts.entropy_kind),
+        "entropy_parameters": float(parts.entropy_parameters),
+        "kl": float(parts.kl),
+        "clip_fraction": float(parts.clip_fraction),
+    }
+
+
+def _summary(
+    used: list[dict[str, float]], ratio_error: float | None, kl_max: float
+) -> dict[str, int | float | None]:
+    means = {key: sum(row[key] for row in used) / len(used) for key in used[0]} if used else {}
+    return {**means, "kl_max": kl_max, "ratio_error": ratio_error, "minibatches": len(used)}
