@@ -1,0 +1,1 @@
+"""What every layer stands on: configuration, randomness, structs of tensors, segments, shapes, errors."""

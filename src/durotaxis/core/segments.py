@@ -1,4 +1,4 @@
-"""Reductions over the nodes of each colony in a flat batch: values [n, ...], index [n] in [0, num_segments)."""
+"""Reductions over the nodes of each colony in a flat batch: values [n, ...], index [n] of each colony."""
 
 from __future__ import annotations
 

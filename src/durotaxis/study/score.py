@@ -14,7 +14,7 @@ from torch import Tensor
 
 from durotaxis.agent.scripted import SCRIPTED, ScriptedPolicy
 from durotaxis.core.errors import UserError
-from durotaxis.env import DurotaxisEnv, EnvConfig, Reason
+from durotaxis.env import EnvConfig, Reason, front_progress, outcome, reset, total_reward
 
 BATCH = 250
 SCORE_SEED = 3_000_000
@@ -31,6 +31,26 @@ class Episodes:
     front_progress: Tensor  # furthest front over goal, 0 to 1
     length: Tensor  # steps
     reason: Tensor  # Reason
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The episodes with the columns of `evaluations.jsonl` that tables and figures read."""
+        return [
+            {
+                "return": value,
+                "success": success,
+                "length": length,
+                "reason": Reason(reason).name.lower(),
+                "final/front_progress": progress,
+            }
+            for value, success, length, reason, progress in zip(
+                self.returns.tolist(),
+                self.success.tolist(),
+                self.length.tolist(),
+                self.reason.tolist(),
+                self.front_progress.tolist(),
+                strict=True,
+            )
+        ]
 
     def summary(self) -> dict[str, float | None]:
         """Means with standard errors, and the success rate."""
@@ -61,35 +81,37 @@ def play(
 
 
 def _play_batch(policy: ScriptedPolicy, config: EnvConfig, seeds: Tensor) -> Episodes:
-    world = DurotaxisEnv(config, len(seeds))
-    world.reset(seeds)
+    colony, substrate = reset(config, seeds)
     returns = torch.zeros(len(seeds), dtype=torch.float64)
     running = torch.ones(len(seeds), dtype=torch.bool)
-    reason = torch.zeros(len(seeds), dtype=torch.int64)
-    length = torch.zeros(len(seeds), dtype=torch.int64)
-    progress = torch.zeros(len(seeds))
+    ended = torch.zeros(len(seeds), dtype=torch.int64)
+    length, progress = torch.zeros_like(ended), torch.zeros(len(seeds))
     for step in range(1, config.max_steps + 1):
-        transition = world.step(policy(world.colony, world.substrate, config))
-        returns += torch.where(running, transition.reward.double(), 0.0)
-        ended = running & (transition.terminated | transition.truncated)
-        reason = torch.where(ended, transition.reason, reason)
-        length = torch.where(ended, step, length)
-        progress = torch.where(ended, world.summary()["front_progress"], progress)
-        running = running & ~ended
+        colony, terms, reason = outcome(colony, policy(colony, substrate, config), substrate, config)
+        returns += torch.where(running, total_reward(terms).double(), 0.0)
+        stopping = running & (reason != Reason.RUNNING)
+        ended = torch.where(stopping, reason, ended)
+        length = torch.where(stopping, step, length)
+        progress = torch.where(stopping, front_progress(colony, substrate, config), progress)
+        running = running & ~stopping
         if not bool(running.any()):
             break
-    return Episodes(returns, reason == Reason.SUCCESS, progress, length, reason)
+    return Episodes(returns, ended == Reason.SUCCESS, progress, length, ended)
 
 
 def score_scenario(
-    name: str, num_seeds: int = 1000, on_batch: Callable[[int], None] = lambda finished: None
+    name: str,
+    num_seeds: int = 1000,
+    on_batch: Callable[[int], None] = lambda finished: None,
+    policies: Sequence[str] = NORMALISERS,
 ) -> dict[str, dict[str, float | None]]:
-    """Every scripted policy on one scenario, with default coefficients: {policy: summary}."""
+    """Scripted policies on one scenario, with default coefficients: {policy: summary}.
+
+    The seeds are 3,000,000 onwards, so that no constant comes from episodes that agents are reported on.
+    """
     config = EnvConfig(scenario=name)
-    seeds = torch.arange(num_seeds, dtype=torch.int64) + 2_000_000
-    return {
-        policy: play(function, config, seeds, on_batch).summary() for policy, function in SCRIPTED.items()
-    }
+    seeds = torch.arange(num_seeds, dtype=torch.int64) + SCORE_SEED
+    return {policy: play(SCRIPTED[policy], config, seeds, on_batch).summary() for policy in policies}
 
 
 def load_scores() -> dict[str, Any]:

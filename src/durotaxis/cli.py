@@ -1,0 +1,298 @@
+"""The command `durotaxis`: a table from verbs to functions of the package.
+
+Libraries are imported inside the commands, so that `--help` is quick. A wrong input ends with exit code 2
+and what is wrong on stderr, without a traceback unless `--debug` is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from durotaxis.console import counting_view, duration, make_console, table, training_view
+from durotaxis.core.errors import UserError
+from durotaxis.records import RecordError, write_atomic
+
+USER_FAULT = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Durotaxis as a growing and shrinking graph, learned with Weight Sharing Attention.",
+)
+scenario_app = typer.Typer(no_args_is_help=True, help="The named worlds that results are reported on.")
+config_app = typer.Typer(no_args_is_help=True, help="Look at configurations and check them.")
+ptm_app = typer.Typer(no_args_is_help=True, help="The pre-trained models.")
+app.add_typer(scenario_app, name="scenario")
+app.add_typer(config_app, name="config")
+app.add_typer(ptm_app, name="ptm")
+
+ConfigOption = Annotated[
+    str, typer.Option("--config", "-c", help="A YAML file, or the name of one that comes with the package.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values that replace those of the file.")
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code."""
+    debug = "--debug" in arguments
+    rest = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(args=rest, prog_name="durotaxis", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (UserError, RecordError) as error:
+        if debug:
+            raise
+        return _refuse(str(error), prefix="" if hasattr(error, "lines") else "durotaxis: ")
+    except typer.TyperException as error:
+        message = " ".join(error.format_message().split())  # empty where help was shown instead
+        return _refuse(f"{message} (see `durotaxis --help`)") if message else USER_FAULT
+    except KeyboardInterrupt:
+        typer.echo("durotaxis: interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a refused input.")] = False,
+) -> None:
+    """Durotaxis as a growing and shrinking graph, learned with Weight Sharing Attention."""
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "durotaxis train\n\n"
+    "durotaxis train --config configs/quick.yaml actor_critic.use_wsa=false\n\n"
+    "durotaxis train training.total_steps=4096 run.seed=3 run.directory=runs/first\n\n"
+    "durotaxis train --resume runs/first"
+)
+def train(
+    overrides: Overrides = None,
+    config: ConfigOption = "quick",
+    resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run directory.")] = None,
+) -> None:
+    """Train an agent and write a run directory."""
+    from durotaxis.ppo import Interrupted
+    from durotaxis.study.run import prepare, prepare_resume
+
+    if resume is not None and overrides:
+        raise UserError("--resume takes the run's own configuration; leave out " + " ".join(overrides))
+    console = make_console()
+    job = prepare_resume(resume) if resume else prepare(config, overrides or [])
+    for note in job.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    console.print(job.describe(), markup=False, soft_wrap=True)
+    try:
+        with training_view(console) as progress:
+            state = job.train(progress)
+    except Interrupted as stop:
+        console.print(
+            f"interrupted at step {stop.step:,}; everything up to there is in {stop.path}", soft_wrap=True
+        )
+        console.print(f"go on:   durotaxis train --resume {job.directory}", markup=False, soft_wrap=True)
+        console.print(f"look at: durotaxis evaluate {job.directory}", markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    console.print(f"finished in {duration(state.elapsed_s)}; the run is in {job.directory}", soft_wrap=True)
+    console.print(f"next: durotaxis evaluate {job.directory}", markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "durotaxis evaluate runs/quick-1\n\n"
+    "durotaxis evaluate runs/quick-1/checkpoints/last.pt --scenario moat\n\n"
+    "durotaxis evaluate runs/quick-1 --seeds 200 --out table.json env.max_steps=300"
+)
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory or a checkpoint.")],
+    overrides: Overrides = None,
+    scenario: Annotated[str | None, typer.Option(help="Another world than the one trained in.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of held-out episodes.")] = 100,
+    deterministic: Annotated[bool, typer.Option(help="The most likely action instead of a sample.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file; default in the run directory.")] = None,
+) -> None:
+    """Play held-out episodes, print a table with 95 % intervals and write it as JSON."""
+    from durotaxis.analysis import Sample, summarise, text_table
+    from durotaxis.study.evaluation import evaluate_run, open_run, scenario_scores
+    from durotaxis.study.score import NORMALISERS
+
+    console = make_console()
+    job = open_run(target, scenario, overrides or [])
+    with counting_view(console, "episodes", seeds) as advance:
+        result = evaluate_run(job, seeds, deterministic, advance)
+    scores = scenario_scores(job.config.env) or {}
+    references = [
+        Sample(score["return_mean"], score["return_se"], score["episodes"])
+        for score in (scores[name] for name in (NORMALISERS if scores else ()))
+    ]
+    summary = summarise("agent", result["episodes"], *references)
+    path = out or job.default_output(deterministic)
+    content = {**result, "summary": dataclasses.asdict(summary)}
+    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    console.print(f"{job.checkpoint_path} on {result['scenario']}, {seeds} held-out episodes", markup=False)
+    typer.echo(text_table([summary]))
+    console.print(f"written to {path}", markup=False, soft_wrap=True)
+
+
+@scenario_app.command("list", epilog="Example:\n\ndurotaxis scenario list")
+def scenario_list() -> None:
+    """Name the scenarios."""
+    from durotaxis.env.config import EnvConfig
+    from durotaxis.env.scenarios import SCENARIOS
+
+    rows = []
+    for name in SCENARIOS:
+        config = EnvConfig(scenario=name)
+        width, height = config.substrate.size
+        size = f"{width:g} x {height:g} µm"
+        rows.append(
+            (name, config.substrate.kind, size, config.critical_nodes, config.max_nodes, config.max_steps)
+        )
+    columns = ("name", "substrate", "size", "critical nodes", "max nodes", "max steps")
+    make_console().print(table("", columns, rows))
+
+
+@scenario_app.command(
+    "score",
+    epilog="Examples:\n\ndurotaxis scenario score\n\n"
+    "durotaxis scenario score quick --seeds 100 --out scores.json",
+)
+def scenario_score(
+    name: Annotated[str | None, typer.Argument(help="One scenario; default all.")] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="Episodes per scripted policy.")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="JSON file; default the one in the package.")] = None,
+) -> None:
+    """Play the scripted policies and remake the constants that returns are normalised with."""
+    from durotaxis.env.scenarios import SCENARIOS, scenario_values
+    from durotaxis.study.score import NORMALISERS, score_scenario
+
+    console = make_console()
+    names = list(SCENARIOS) if name is None else [name]
+    for one in names:
+        try:
+            scenario_values(one)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    path = out or Path(str(resources.files("durotaxis.env") / "scores.json"))
+    scores = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for one in names:
+        with counting_view(console, one, seeds * len(NORMALISERS)) as advance:
+            scores[one] = score_scenario(one, seeds, advance)
+        rows = [
+            (policy, *(f"{row[key]:.3f}" for key in ("return_mean", "return_se", "success_rate")))
+            for policy, row in scores[one].items()
+        ]
+        console.print(table(one, ("policy", "return", "standard error", "success"), rows))
+    write_atomic(path, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    console.print(f"written to {path}", markup=False, soft_wrap=True)
+
+
+@config_app.command(
+    "show",
+    epilog="Examples:\n\ndurotaxis config show\n\ndurotaxis config show --config configs/wsa.yaml run.seed=3",
+)
+def config_show(overrides: Overrides = None, config: ConfigOption = "quick") -> None:
+    """Print every value of a configuration, defaults included, as YAML that can be used as it is."""
+    from durotaxis.core.config import load_config, to_yaml
+    from durotaxis.study.config import RootConfig, find_config
+
+    sys.stdout.write(to_yaml(load_config(find_config(config), RootConfig, overrides or [])))
+
+
+@config_app.command("schema", epilog="Example:\n\ndurotaxis config schema > durotaxis.schema.json")
+def config_schema() -> None:
+    """Print the JSON Schema of a configuration, for editors and other tools."""
+    from durotaxis.core.config import to_schema
+    from durotaxis.study.config import RootConfig
+
+    sys.stdout.write(json.dumps(to_schema(RootConfig), indent=2) + "\n")
+
+
+@config_app.command(
+    "check", epilog="Examples:\n\ndurotaxis config check mine.yaml\n\ndurotaxis config check quick run.seed=3"
+)
+def config_check(
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with the package.")],
+    overrides: Overrides = None,
+) -> None:
+    """Check a configuration; every error is named with its line and column."""
+    from durotaxis.core.config import load_config
+    from durotaxis.study.config import RootConfig, find_config
+
+    path = find_config(file)
+    config = load_config(path, RootConfig, overrides or [])
+    for note in config.actor_critic.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"{path}: valid")
+
+
+@ptm_app.command("list", epilog="Example:\n\ndurotaxis ptm list")
+def ptm_list() -> None:
+    """List the model types with what is known about them."""
+    from durotaxis.fusion import list_ptms
+
+    rows = [(r.model_type, r.source, r.licence, r.tap, " ".join(r.taps)) for r in list_ptms()]
+    make_console().print(table("", ("model_type", "source", "licence", "tap", "taps"), rows))
+
+
+@ptm_app.command(
+    "check",
+    epilog="Examples:\n\ndurotaxis ptm check\n\ndurotaxis ptm check resnet18_random\n\n"
+    "durotaxis ptm check resnet18_imagenet --weights resnet18-f37072fd.pth",
+)
+def ptm_check(
+    names: Annotated[list[str] | None, typer.Argument(help="Model types; default those at hand.")] = None,
+    weights: Annotated[str | None, typer.Option(help="File or directory of pre-trained weights.")] = None,
+) -> None:
+    """Build models and run them: size, speed, and whether their output varies with the input."""
+    from durotaxis.fusion import PTMConfig, check_ptm, list_ptms, weights_at_hand
+    from durotaxis.fusion.config import validated
+    from durotaxis.fusion.registry import ptm_type
+
+    at_hand = [
+        record.model_type
+        for record in list_ptms()
+        if (hub := ptm_type(record.model_type).hub) is None or weights_at_hand(record.model_type, hub)
+    ]
+    rows = []
+    options = {} if weights is None else {"weights": weights}
+    for name in names or at_hand:
+        found = check_ptm(validated(PTMConfig, model_type=name, **options))
+        verdict = "varies" if found.varies else "CONSTANT OUTPUT"
+        numbers = (f"{found.num_parameters:,}", f"{found.milliseconds:.2f} ms", f"{found.spread:.3f}")
+        rows.append((name, *numbers, verdict))
+    make_console().print(table("", ("model_type", "parameters", "per image", "spread", "output"), rows))
+
+
+@app.command(epilog="Example:\n\ndurotaxis doctor")
+def doctor() -> None:
+    """Show versions, devices and weights at hand, what is missing, and how to get it."""
+    from durotaxis.study.doctor import examine
+
+    findings = examine()
+    rows = [(f.topic, f.name, f.state if f.is_good else f"! {f.state}", f.advice) for f in findings]
+    make_console().print(table("", ("", "what", "found", "what to do"), rows))
+
+
+def _refuse(message: str, prefix: str = "durotaxis: ") -> int:
+    typer.echo(prefix + message, err=True)
+    return USER_FAULT

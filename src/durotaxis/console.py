@@ -1,0 +1,121 @@
+"""What the commands draw: a live line on a terminal, plain lines elsewhere, tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from durotaxis.ppo import Status
+
+PLAIN_SECONDS = 10.0
+"""Plain output: one line per so many seconds at most."""
+
+
+PLAIN_WIDTH = 160
+
+
+def make_console() -> Console:
+    """Standard output, as wide as the terminal; wider where it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+
+
+@contextmanager
+def training_view(console: Console) -> Iterator[Callable[[Status], None]]:
+    """The `progress` of a training: a bar with its numbers, or a line now and then."""
+    if console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task("train", total=None, numbers="starting")
+
+            def update(status: Status) -> None:
+                bar.update(
+                    task,
+                    total=status.total_steps,
+                    completed=status.step,
+                    numbers=describe(status),
+                )
+
+            yield update
+        return
+    shown: list[float] = []
+
+    def print_line(status: Status) -> None:
+        now = time.monotonic()
+        if not shown or now - shown[-1] >= PLAIN_SECONDS or status.step >= status.total_steps:
+            shown.append(now)
+            console.print(
+                f"step {status.step:,} of {status.total_steps:,}  {describe(status)}", soft_wrap=True
+            )
+
+    yield print_line
+
+
+@contextmanager
+def counting_view(console: Console, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Counts finished pieces of work: a bar on a terminal, nothing elsewhere."""
+    if not console.is_terminal:
+        yield lambda count: None
+        return
+    with _bar(console) as bar:
+        task = bar.add_task(label, total=total, numbers=label)
+        yield lambda count: bar.update(task, advance=count)
+
+
+def describe(status: Status) -> str:
+    """Return, success, attention per PTM, speed and time left, in one line."""
+    parts = [
+        f"return {_number(status.return_mean)}",
+        f"success {_number(status.success_rate)}",
+    ]
+    attention = status.diagnostics.get("attention")
+    if attention:
+        names = status.diagnostics.get("ptm_names") or range(len(attention))
+        weights = (f"{name} {weight:.2f}" for name, weight in zip(names, attention, strict=True))
+        parts.append("attention " + " ".join(weights))
+    if status.evaluation is not None:
+        parts.append(f"evaluated {_number(status.evaluation.get('success_rate'))}")
+    if status.steps_per_s is not None:
+        parts.append(f"{status.steps_per_s:,.0f} steps/s")
+    if status.seconds_left is not None:
+        parts.append(f"{duration(status.seconds_left)} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """A plain table; cells are shown as text."""
+    result = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    for row in rows:
+        result.add_row(*(str(cell) for cell in row))
+    return result
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        BarColumn(20),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[numbers]}"),
+        console=console,
+    )

@@ -1,0 +1,120 @@
+"""Held-out episodes of a trained policy, and what is reported about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from durotaxis.agent import HybridActorCritic
+from durotaxis.core.config import load_config, load_sections
+from durotaxis.env import DurotaxisEnv, EnvConfig
+from durotaxis.ppo import EvaluationStep, evaluate, load, load_policy, report_seeds
+from durotaxis.records import CONFIG, RunDirectory
+from durotaxis.study.config import RootConfig
+from durotaxis.study.run import build_policy, select_device
+from durotaxis.study.score import load_scores
+
+BATCH = 100
+"""Episodes played at the same time, at most."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained policy and the world it is to be judged in."""
+
+    config: RootConfig
+    policy: HybridActorCritic
+    run: RunDirectory
+    checkpoint_path: Path
+    step: int  # environment steps it was trained for
+
+    def default_output(self, deterministic: bool) -> Path:
+        """The JSON file of an evaluation in the run directory."""
+        mode = "-deterministic" if deterministic else ""
+        return self.run.path / f"evaluation-{self.config.env.scenario}{mode}.json"
+
+
+def open_run(target: str | Path, scenario: str | None = None, overrides: Sequence[str] = ()) -> Candidate:
+    """Load a run's policy.
+
+    Args:
+        target: a run directory (its last checkpoint is taken), or a checkpoint in one.
+        scenario: play this scenario instead; observation settings stay those of the training.
+        overrides: `key=value` on top of the run's configuration.
+
+    Raises:
+        UserError, RecordError: no such run or checkpoint, or it was made by another architecture.
+    """
+    path = Path(target)
+    run = RunDirectory.open(path.parent.parent if path.suffix == ".pt" else path)
+    checkpoint_path = path if path.suffix == ".pt" else run.last_checkpoint
+    if scenario is None:
+        config = load_config(run.path / CONFIG, RootConfig, overrides)
+    else:
+        inner = [override for override in overrides if override.startswith("env.")]
+        outer = [override for override in overrides if not override.startswith("env.")]
+        config = load_config(run.path / CONFIG, RootConfig, outer)
+        config = config.model_copy(update={"env": other_scenario(config.env, scenario, inner)})
+    policy = build_policy(config, select_device(config))
+    checkpoint = load(checkpoint_path)
+    load_policy(policy, checkpoint, checkpoint_path)
+    return Candidate(config, policy, run, checkpoint_path, checkpoint.counters["step"])
+
+
+def other_scenario(trained: EnvConfig, name: str, overrides: Sequence[str] = ()) -> EnvConfig:
+    """A scenario as an agent trained elsewhere must see it: observed and scaled as in its training."""
+    observation = trained.observation.model_copy(update={"count_scale": int(trained.count_scale)})
+    given = [
+        f"env.scenario={name}",
+        f"env.observation={observation.model_dump_json()}",
+        f"env.spawn_bounds={trained.spawn_bounds.model_dump_json()}",
+    ]
+    return load_sections(None, {"env": EnvConfig}, [*given, *overrides])["env"]
+
+
+def evaluate_run(
+    candidate: Candidate,
+    num_seeds: int,
+    deterministic: bool = False,
+    advance: Callable[[int], None] = lambda count: None,
+) -> dict[str, Any]:
+    """Play held-out episodes (seeds 2,000,000 + j).
+
+    Args:
+        advance: called with the number of episodes that just finished.
+
+    Returns:
+        Ready for JSON: checkpoint, step, scenario, deterministic, episodes (the rows of `evaluate`).
+    """
+
+    def count_finished(step: EvaluationStep) -> None:
+        ended = step.result.terminated | step.result.truncated
+        advance(int(ended[step.slots].sum()))
+
+    device = next(candidate.policy.parameters()).device
+    world = DurotaxisEnv(candidate.config.env, min(num_seeds, BATCH), device)
+    rows = evaluate(
+        world,
+        candidate.policy,
+        report_seeds(num_seeds),
+        deterministic=deterministic,
+        on_step=count_finished,
+    )
+    return {
+        "checkpoint": str(candidate.checkpoint_path),
+        "step": candidate.step,
+        "scenario": candidate.config.env.scenario,
+        "deterministic": deterministic,
+        "episodes": rows,
+    }
+
+
+def scenario_scores(env: EnvConfig) -> Mapping[str, Mapping[str, Any]] | None:
+    """Scores of the scripted policies on a scenario as it stands: {policy: {return_mean, return_se, ...}}.
+
+    None where the world was changed (all but what is observed counts), or has no scores.
+    """
+    plain = EnvConfig(scenario=env.scenario, observation=env.observation)
+    return load_scores().get(env.scenario) if env == plain else None

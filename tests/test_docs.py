@@ -1,0 +1,123 @@
+"""The documentation pages say what the code says: tables, defaults, links and examples."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from durotaxis.env import (
+    EDGE_FEATURES,
+    GRAPH_FEATURES,
+    NODE_FEATURES,
+    PARAMETERS,
+    SCENARIOS,
+    EnvConfig,
+    Reason,
+)
+from durotaxis.env.config import RewardConfig, SpawnBounds, SubstrateConfig
+from durotaxis.env.reward import TERMS
+from durotaxis.ppo.config import PPOConfig
+from durotaxis.records import schema_table
+
+DOCS = Path(__file__).parents[1] / "docs"
+ENVIRONMENT = (DOCS / "environment.md").read_text("utf-8")
+ALGORITHM = (DOCS / "algorithm.md").read_text("utf-8")
+
+
+def section(page: str, title: str) -> str:
+    """Text from a second-level heading to the next."""
+    return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Cells of all Markdown table rows, without headings and rules."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rules = {i for i, line in enumerate(lines) if set(line) <= set("|- ")}
+    kept = [line for i, line in enumerate(lines) if i not in rules and i + 1 not in rules]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in kept]
+
+
+def first_words(text: str) -> list[str]:
+    """What stands in backticks in the first column."""
+    return [row[0].strip("` ") for row in table_rows(text) if row[0].startswith("`")]
+
+
+def test_observation_tables_list_every_feature_in_order():
+    rows = [row for row in table_rows(section(ENVIRONMENT, "Observation")) if row[0].isdigit()]
+    assert [row[1].strip("`") for row in rows] == [*NODE_FEATURES, *EDGE_FEATURES, *GRAPH_FEATURES]
+    numbers = [int(row[0]) for row in rows]
+    assert numbers == [*range(1, 14), *range(1, 4), *range(1, 17)]
+
+
+def test_action_table_has_the_bounds():
+    rows = {row[0].strip("`"): row[1] for row in table_rows(section(ENVIRONMENT, "Action"))}
+    bounds = SpawnBounds()
+    for name in PARAMETERS[:3]:
+        low, high = getattr(bounds, name)
+        assert rows[name] == f"{low:g} to {high:g}"
+    assert rows["angle"] == "-π to π"
+
+
+def test_reward_table_names_every_term_and_every_default():
+    rows = table_rows(section(ENVIRONMENT, "Reward"))
+    assert [row[0].strip("`") for row in rows] == list(TERMS)
+    stated = dict(re.findall(r"`(\w+)` (\([^)]*\)|-?[\d.]+)", " ".join(row[2] for row in rows)))
+    assert stated == {name: str(field.default) for name, field in RewardConfig.model_fields.items()}
+
+
+def test_ends_stand_in_their_order():
+    names = [reason.name.lower() for reason in Reason if reason != Reason.RUNNING]
+    assert first_words(section(ENVIRONMENT, "Ends")) == names
+
+
+def test_substrates_and_scenarios_are_complete():
+    kinds = SubstrateConfig.model_fields["kind"].annotation.__args__
+    assert set(first_words(section(ENVIRONMENT, "Substrates"))) == set(kinds)
+    rows = {row[0].strip("`"): row for row in table_rows(section(ENVIRONMENT, "Scenarios"))}
+    assert list(rows) == list(SCENARIOS)
+    for name, row in rows.items():
+        config = EnvConfig(scenario=name)
+        width, height = config.substrate.size
+        assert row[1].startswith(config.substrate.kind)
+        assert row[2] == f"{width:g} x {height:g}"
+        counts = (config.critical_nodes, config.max_nodes, config.max_steps)
+        assert [int(cell.rstrip(" |")) for cell in row[3:]] == list(counts)
+
+
+def test_environment_example_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", ENVIRONMENT, re.S)
+    exec(compile(block, "environment.md", "exec"), {})
+
+
+def test_algorithm_page_states_every_default():
+    rows = {row[0].strip("`"): row[1] for row in table_rows(section(ALGORITHM, "Defaults"))}
+    config = PPOConfig()
+    assert rows == {name: str(getattr(config, name)) for name in PPOConfig.model_fields}
+
+
+def test_choices_are_numbered_without_gaps():
+    numbers = re.findall(r"^(\d+)\. ", section(ALGORITHM, "Implementation choices"), re.M)
+    assert [int(n) for n in numbers] == list(range(1, len(numbers) + 1))
+
+
+def test_record_tables_are_the_schema():
+    between = re.search(r"<!-- schema:[^\n]*-->\n\n?(.*?)<!-- end of schema -->", ALGORITHM, re.S)
+    assert between
+    assert between[1].strip() == schema_table().strip(), "paste durotaxis.records.schema_table() again"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.M)
+            anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in anchors, f"{page.name}: {target}"
