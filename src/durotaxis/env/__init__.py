@@ -9,7 +9,17 @@ from durotaxis.env.config import (
     SpawnBounds,
     SubstrateConfig,
 )
-from durotaxis.env.env import PHASES, DurotaxisEnv, reset, reset_where, rest_masked, step
+from durotaxis.env.env import (
+    PHASES,
+    DurotaxisEnv,
+    front_progress,
+    outcome,
+    reset,
+    reset_where,
+    rest_masked,
+    step,
+    total_reward,
+)
 from durotaxis.env.observation import action_mask, observe
 from durotaxis.env.scenarios import SCENARIOS
 from durotaxis.env.substrate import Substrate, log_gradient, stiffness
@@ -52,11 +62,14 @@ __all__ = [
     "Transition",
     "action_mask",
     "check_action",
+    "front_progress",
     "log_gradient",
     "observe",
+    "outcome",
     "reset",
     "reset_where",
     "rest_masked",
     "step",
     "stiffness",
+    "total_reward",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -101,7 +102,9 @@ class SpawnBounds(Config):
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] < value[1]:
-            raise ValueError(f"the lower bound must be below the upper one, not {value[0]:g} and {value[1]:g}")
+            raise ValueError(
+                f"the lower bound must be below the upper one, not {value[0]:g} and {value[1]:g}"
+            )
         return value
 
     @property
@@ -155,7 +158,7 @@ class RewardConfig(Config):
     @classmethod
     def _increasing(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         inside = all(0 < m <= 1 for m in value)
-        if not value or not inside or any(b <= a for a, b in zip(value, value[1:], strict=False)):
+        if not value or not inside or any(b <= a for a, b in itertools.pairwise(value)):
             raise ValueError("milestones must increase within (0, 1]")
         return value
 

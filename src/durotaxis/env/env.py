@@ -18,7 +18,7 @@ from durotaxis.env.observation import observe
 from durotaxis.env.reward import Step, reward_terms
 from durotaxis.env.substrate import Substrate, coordinates, make_substrate
 from durotaxis.env.termination import end_reason, split_ends
-from durotaxis.env.types import Action, Colony, Observation, Reason, Transition
+from durotaxis.env.types import Action, Colony, Kind, Observation, Reason, Transition
 
 PHASES = ("early", "migrating", "dense")
 """Phases of an episode: before the first milestone, after it, and with more than critical_nodes nodes."""
@@ -43,26 +43,44 @@ def step(
     """
     if validate:
         check_action(colony, action, config)
-    after = advance(colony, action, substrate, config)
-    reason = end_reason(after, substrate, config)
+    after, terms, reason = outcome(colony, action, substrate, config)
     terminated, truncated = split_ends(reason)
-    terms = reward_terms(Step(colony, action, after, substrate, reason, config))
-    spawning = (colony.alive & (action.kind == 1)).sum(1)
+    spawning = (colony.alive & (action.kind == Kind.SPAWN)).sum(1)
     spawned = placed_spawns(colony, action).sum(1)
     return Transition(
         colony=after,
         observation=observe(after, substrate, config),
-        reward=torch.stack(list(terms.values())).sum(0),
+        reward=total_reward(terms),
         terms=terms,
         terminated=terminated,
         truncated=truncated,
         reason=reason,
         counts={
             "spawned": spawned,
-            "deleted": (colony.alive & (action.kind == 2)).sum(1),
+            "deleted": (colony.alive & (action.kind == Kind.DELETE)).sum(1),
             "dropped": spawning - spawned,
         },
     )
+
+
+def outcome(
+    colony: Colony, action: Action, substrate: Substrate, config: EnvConfig
+) -> tuple[Colony, dict[str, Tensor], Tensor]:
+    """What a valid action leads to, without looking at it: (colony after, reward terms, reason [B])."""
+    after = advance(colony, action, substrate, config)
+    reason = end_reason(after, substrate, config)
+    return after, reward_terms(Step(colony, action, after, substrate, reason, config)), reason
+
+
+def total_reward(terms: dict[str, Tensor]) -> Tensor:
+    """The reward, [B]: the sum of its terms."""
+    return torch.stack(list(terms.values())).sum(0)
+
+
+def front_progress(colony: Colony, substrate: Substrate, config: EnvConfig) -> Tensor:
+    """How far the front has come at most, as a share of the way to the goal, [B] in [0, 1]."""
+    goal = substrate.extent[:, 0] * (1.0 - config.goal_margin)
+    return (colony.front / goal).clamp(0.0, 1.0)
 
 
 def reset_where(
@@ -131,11 +149,10 @@ class DurotaxisEnv:
     def summary(self) -> dict[str, Tensor]:
         """Per colony, [B]: furthest front over goal, number of nodes, index of its phase."""
         colony, substrate = self._current()
-        goal = substrate.extent[:, 0] * (1.0 - self.config.goal_margin)
         dense = colony.num_nodes > self.config.critical_nodes
         s, _ = coordinates(colony.position, substrate)
         return {
-            "front_progress": (colony.front / goal).clamp(0.0, 1.0),
+            "front_progress": front_progress(colony, substrate, self.config),
             "front": torch.where(colony.alive, s, 0.0).amax(1),
             "num_nodes": colony.num_nodes,
             "phase": torch.where(dense, 2, (colony.milestones > 0).to(torch.int64)),

@@ -78,7 +78,8 @@ def field_picture(colony: Colony, substrate: Substrate, low: Tensor, high: Tenso
     x = low[:, 0, None] + ticks * (high - low)[:, 0, None]
     y = low[:, 1, None] + (1.0 - ticks) * (high - low)[:, 1, None]
     value = scale_stiffness(stiffness_at(*lattice_coordinates(x, y, substrate), substrate))
-    value = value * _within(x, substrate.size[:, 0])[:, None, :] * _within(y, substrate.size[:, 1])[:, :, None]
+    on_it = _within(x, substrate.size[:, 0])[:, None, :] & _within(y, substrate.size[:, 1])[:, :, None]
+    value = torch.where(on_it, value, 0.0)  # a law continued beyond the edge may have no logarithm
     ground = torch.nn.functional.avg_pool2d(value[:, None], _SUBGRID)[:, 0]
     nodes = _density(colony, colony.alive, low, high)
     picture = torch.stack([ground, nodes, _density(colony, colony.marked, low, high)], 1)
@@ -91,7 +92,7 @@ def scale_stiffness(value: Tensor) -> Tensor:
 
 
 def _within(values: Tensor, size: Tensor) -> Tensor:
-    return ((values >= 0) & (values <= size[:, None])).to(values.dtype)
+    return (values >= 0) & (values <= size[:, None])
 
 
 def _crop(colony: Colony, width: int) -> Colony:

@@ -52,7 +52,9 @@ def make_substrate(config: SubstrateConfig, seeds: Tensor) -> Substrate:
     batch, device = seeds.shape[0], seeds.device
 
     def full(*values: float) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device).expand(batch, len(values)).contiguous()
+        return (
+            torch.tensor(values, dtype=torch.float32, device=device).expand(batch, len(values)).contiguous()
+        )
 
     along, across = _unit(config.direction), _left(_unit(config.direction))
     ground, slope, base = _draw_ground(config, seeds)

@@ -78,9 +78,9 @@ def node(
     pen: ImageDraw, at: Point, unit: float, fill: RGB, newborn: bool, marked: bool, deleted: bool
 ) -> None:
     """A node: a disc; small when newborn, inside a ring when marked, crossed when it deletes itself."""
-    radius = (3.4 if newborn else 5.0) * unit
+    radius = (3.2 if newborn else 4.6) * unit
     if marked:
-        disc(pen, at, 7.6 * unit, None, MARK, 2.0 * unit)
+        disc(pen, at, 7.0 * unit, None, MARK, 2.0 * unit)
     disc(pen, at, radius, fill, INK, 1.3 * unit)
     if deleted:
         x, y = at

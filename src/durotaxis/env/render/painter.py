@@ -75,10 +75,8 @@ def film(
     if not 0 < rate <= 50 or max_frames < 2:
         raise UserError("film: frames_per_second must be in (0, 50] and max_frames at least 2")
     painter = _Painter(frames, scene, style)
-    chosen = np.linspace(0, len(frames) - 1, num_pictures).round().astype(int)
-    palette = canvas.shared_palette(
-        [painter.paint(i) for i in chosen[np.linspace(0, len(chosen) - 1, 6).astype(int)]]
-    )
+    chosen = _spread(len(frames), num_pictures)
+    palette = canvas.shared_palette([painter.paint(chosen[i]) for i in _spread(num_pictures, 6)])
     pictures = [painter.paint(i).quantize(palette=palette, dither=Images.Dither.NONE) for i in chosen]
     pause = max(20, round(100 / rate) * 10)  # milliseconds; GIF counts in hundredths
     partial = path.with_name(path.name + ".partial")
@@ -96,6 +94,11 @@ def film(
         raise UserError(f"film: cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """`count` indices evenly over range(length), both ends among them."""
+    return [round(i * (length - 1) / max(1, count - 1)) for i in range(count)]
 
 
 class _Painter:
@@ -140,10 +143,10 @@ class _Painter:
             if frame.parent[n] >= 0:
                 ends = (places[int(frame.parent[n])], places[int(n)])
                 pen.line(ends, fill=canvas.INK, width=round(1.6 * unit))
-        for n in slots[np.argsort(self._prominence(frame)[slots], kind="stable")]:
-            self._paint_node(pen, places[int(n)], frame, int(n))
         if len(slots):
             canvas.diamond(pen, trail[-1], 6 * unit, canvas.TRAIL, 1.6 * unit)
+        for n in slots[np.argsort(self._prominence(frame)[slots], kind="stable")]:
+            self._paint_node(pen, places[int(n)], frame, int(n))
 
     def _prominence(self, frame: Frame) -> np.ndarray:
         """Sort key: what is rarer is painted later, on top."""
@@ -157,7 +160,8 @@ class _Painter:
         fill = _node_colour(frame, n, self._style)
         newborn = frame.newborn is not None and bool(frame.newborn[n])
         marked = frame.marked is not None and bool(frame.marked[n])
-        deleted = frame.kind is not None and frame.kind[n] == Kind.DELETE and self._style.colour_by == "kind"
+        by_kind = self._style.colour_by == "kind"
+        deleted = by_kind and frame.kind is not None and int(frame.kind[n]) == Kind.DELETE
         canvas.node(pen, at, unit, fill, newborn, marked, deleted)
 
 

@@ -180,7 +180,7 @@ def header(pen: ImageDraw, layout: Layout, scene: Scene, frame: Frame) -> None:
 def strip(
     pen: ImageDraw, layout: Layout, box: Box, scene: Scene, frames: Sequence[Frame], num_frames: int
 ) -> None:
-    """Attention over time as stacked bands up to the last of `frames`, whose values stand beside it.
+    """Attention over time as stacked bands up to the last of `frames`, with the latest values beside it.
 
     Args:
         num_frames: of the whole episode, which fills the width.
@@ -190,16 +190,17 @@ def strip(
     letters = canvas.font(text)
     pen.text((left, top - 0.5 * text), "attention over time", canvas.INK, letters, "ls")
     pen.rectangle(box, fill=canvas.PALE)
-    edges = np.linspace(left, right, num_frames + 1)
+    edges = np.linspace(left, right, num_frames + 1).round()
     colours = [canvas.CATEGORIES[k % len(canvas.CATEGORIES)] for k in range(len(scene.ptms))]
     for i, frame in enumerate(frames):
         if frame.attention is None:
             continue
-        cuts = bottom - np.cumsum([0.0, *frame.attention]) * (bottom - top)
+        shares = np.cumsum([0.0, *frame.attention]) / frame.attention.sum()
+        cuts = (bottom - shares * (bottom - top)).round()
         for k, colour in enumerate(colours):
             pen.rectangle((edges[i], cuts[k + 1], edges[i + 1], cuts[k]), fill=colour)
     pen.rectangle(box, outline=canvas.GREY, width=round(unit))
-    now = frames[-1].attention
+    now = next((frame.attention for frame in reversed(frames) if frame.attention is not None), None)
     step = (bottom - top) / len(colours)
     for k, colour in enumerate(colours):
         y = bottom - (k + 0.5) * step
