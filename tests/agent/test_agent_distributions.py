@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from durotaxis.agent import ActionDistribution, ActionParameters, ActionSample
-from durotaxis.agent.distributions import beta_entropy, beta_log_prob
+from durotaxis.agent.distributions import _inverse_cdf, beta_entropy, beta_log_prob
 from durotaxis.agent.heads import ActionHeads
 from durotaxis.env.types import Kind
 
@@ -104,6 +104,14 @@ def test_samples_depend_on_keys_and_slot_alone():
     assert torch.equal(alone.unit, sample.unit[1:2, :4])
     assert torch.equal(whole.sample(keys).unit, sample.unit)
     assert not torch.equal(whole.sample(keys + 1).unit, sample.unit)
+
+
+def test_a_draw_beyond_the_cumulative_sum_is_the_last_allowed_kind():
+    """Probabilities may sum to a little less than 1; a draw above that must stay within what is allowed."""
+    probs = torch.tensor([[0.25, 0.7499999, 0.0]]).expand(4, 3)
+    allowed = torch.tensor([[True, True, False]]).expand(4, 3)
+    draw = torch.tensor([0.1, 0.25, 0.9, 1 - 2**-24])
+    assert _inverse_cdf(probs, allowed, draw).tolist() == [0, 1, 1, 1]
 
 
 def test_sample_frequencies():

@@ -27,21 +27,7 @@ def test_forest_attention_equals_transformer_conv():
         ForestAttention(width, heads),
         TransformerConv(width, width // heads, heads=heads, edge_dim=width),
     )
-    key, value = own.key_value.weight.split(width)
-    key_bias, value_bias = own.key_value.bias.split(width)
-    reference.load_state_dict(
-        {
-            "lin_query.weight": own.query.weight,
-            "lin_query.bias": own.query.bias,
-            "lin_key.weight": key,
-            "lin_key.bias": key_bias,
-            "lin_value.weight": value,
-            "lin_value.bias": value_bias,
-            "lin_skip.weight": own.skip.weight,
-            "lin_skip.bias": own.skip.bias,
-            "lin_edge.weight": own.edge.weight,
-        }
-    )
+    reference.load_state_dict({f"lin_{name}": value for name, value in own.state_dict().items()})
     rows = torch.randn(n + num_tokens, width, requires_grad=True)
     edges = torch.randn(2 * n + 2, width, requires_grad=True)
     child = (graph.parent >= 0).nonzero()[:, 0]

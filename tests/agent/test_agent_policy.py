@@ -119,6 +119,25 @@ def test_frozen_hash_sees_frozen_weights_alone():
     assert policy.frozen_hash() != before
 
 
+def test_values_depend_on_tokens_and_field():
+    policy, observation = make_policy(), make_observation([3, 4], 4)
+    value = policy(observation)[1]
+    value.sum().backward()
+    reached = policy.parameter_groups()
+    assert all(parameter.grad is None for parameter in policy.actor.parameters())
+    assert any(bool((parameter.grad != 0).any()) for parameter in reached["encoder"])
+    dark = dataclasses.replace(
+        observation, field=observation.field * torch.tensor([1.0, 0.0])[:, None, None, None]
+    )
+    change = (policy(dark)[1] - value).detach().abs()
+    assert float(change[0]) == 0
+    assert float(change[1]) > 1e-4
+    blind = HybridActorCritic(policy.encoder, policy.config, observes_field=False)
+    assert blind.critic.field_cnn is None
+    with pytest.raises(UserError, match="the critic needs the field"):
+        policy.critic(torch.randn(2, 32), None)
+
+
 def test_actions_in_physical_units():
     policy, observation = make_policy(), make_observation([4], 5)
     sample = policy(observation)[0].sample(KEYS[:1])

@@ -9,7 +9,17 @@ import torch
 
 from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.randomness import uniform
-from durotaxis.env import SCENARIOS, Action, Colony, EnvConfig, Reason, Substrate, reset, step
+from durotaxis.env import (
+    SCENARIOS,
+    Action,
+    Colony,
+    EnvConfig,
+    Reason,
+    Substrate,
+    outcome,
+    reset,
+    total_reward,
+)
 from durotaxis.env.substrate import coordinates
 from durotaxis.study.score import normalised_return, play, score_scenario
 
@@ -27,10 +37,9 @@ def _returns(policy, grounds=GROUNDS) -> torch.Tensor:
     total = torch.zeros(len(colony.seed), dtype=torch.float64)
     running = torch.ones(len(colony.seed), dtype=torch.bool)
     for _ in range(config.max_steps):
-        transition = step(colony, policy(colony, substrate, config), substrate, config, validate=False)
-        total += torch.where(running, transition.reward.double(), 0.0)
-        running &= ~(transition.terminated | transition.truncated)
-        colony = transition.colony
+        colony, terms, reason = outcome(colony, policy(colony, substrate, config), substrate, config)
+        total += torch.where(running, total_reward(terms).double(), 0.0)
+        running &= reason == Reason.RUNNING
         if not running.any():
             break
     return total.view(len(grounds), NUM_SEEDS)

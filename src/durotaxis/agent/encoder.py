@@ -44,7 +44,8 @@ class ForestAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
         self.skip = nn.Linear(width, width)
         self.edge = nn.Linear(width, width, bias=False)
 
@@ -63,17 +64,15 @@ class ForestAttention(nn.Module):
         """
         n, num_tokens, heads = len(batch), len(rows) - len(batch), self.num_heads
         above, root = parent.clamp_min(0), (parent < 0).unsqueeze(-1)
-        queries, keys_values = self.query(rows), self.key_value(rows)
         down, up, star = self.edge(edges).unflatten(-1, (heads, -1)).split([n, n, 2])
 
-        query = queries[:n].unflatten(-1, (heads, -1))
-        query_above = queries.index_select(0, above).unflatten(-1, (heads, -1))
-        query_token = queries.index_select(0, batch + n).unflatten(-1, (heads, -1))
-        key, value = keys_values[:n].unflatten(-1, (2, heads, -1)).unbind(1)
-        key_above, value_above = keys_values.index_select(0, above).unflatten(-1, (2, heads, -1)).unbind(1)
-        key_token, value_token = (
-            keys_values.index_select(0, batch + n).unflatten(-1, (2, heads, -1)).unbind(1)
-        )
+        def of_node_parent_token(projection: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:
+            nodes, tokens = projection(rows).unflatten(-1, (heads, -1)).split([n, num_tokens])
+            return nodes, nodes.index_select(0, above), tokens.index_select(0, batch)
+
+        query, query_above, query_token = of_node_parent_token(self.query)
+        key, key_above, key_token = of_node_parent_token(self.key)
+        value, value_above, value_token = of_node_parent_token(self.value)
 
         from_parent = _score(query, key_above + down).masked_fill(root, -torch.inf)
         to_parent = _score(query_above, key + up).masked_fill(root, -torch.inf)
