@@ -39,7 +39,7 @@ def test_learning_curve_has_the_three_panels_and_its_numbers(run):
 
 def test_references_are_labelled_lines(run):
     figure = learning_curve(
-        run, references={"random": {"return": -2.5}, "delete-left": {"success_rate": 1.0}}
+        run, references={"random": {"return": -2.5}, "delete-left": {"success_rate": 1.0, "return": None}}
     )
     texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
     assert texts == [["random"], ["delete-left"], []]
@@ -94,6 +94,9 @@ def test_equal_runs_give_equal_files(run, tmp_path, suffix):
 def test_wrong_places_are_refused(run, tmp_path):
     with pytest.raises(RecordError, match=r"must end in \.png"):
         learning_curve(run, tmp_path / "a.jpeg")
-    with pytest.raises(RecordError, match="folder does not exist"):
-        learning_curve(run, tmp_path / "no" / "a.png")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordError, match="cannot write"):
+        learning_curve(run, tmp_path / "file" / "a.png")
+    learning_curve(run, tmp_path / "figures" / "a.png")
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["a.png"]

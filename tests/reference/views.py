@@ -120,7 +120,7 @@ def scale_nodes(raw: np.ndarray, ground: Ground) -> np.ndarray:
     scaled[:, 0] /= ground.width
     scaled[:, 1] /= ground.height
     scaled[:, 2] = [scale_stiffness(value) for value in raw[:, 2]]
-    scaled[:, 3:5] /= 4
+    scaled[:, 3:5] = np.minimum(raw[:, 3:5], 12) / 4
     scaled[:, 5] = np.minimum(raw[:, 5], 10)
     scaled[:, 6] /= math.sqrt(ground.length * ground.breadth) / 10
     scaled[:, 9] = np.minimum(raw[:, 9], 50) / 50

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from durotaxis.agent.actor import WSAEnhancedActor as WSAEnhancedActor
     from durotaxis.agent.actor_critic import HybridActorCritic as HybridActorCritic
     from durotaxis.agent.actor_critic import PTMFeatures as PTMFeatures
+    from durotaxis.agent.actor_critic import build_actor as build_actor
     from durotaxis.agent.config import ActorCriticConfig as ActorCriticConfig
     from durotaxis.agent.config import EncoderConfig as EncoderConfig
     from durotaxis.agent.config import ImageConfig as ImageConfig
@@ -29,6 +30,7 @@ _HOME = {
     "WSAEnhancedActor": "actor",
     "HybridActorCritic": "actor_critic",
     "PTMFeatures": "actor_critic",
+    "build_actor": "actor_critic",
     "ActorCriticConfig": "config",
     "EncoderConfig": "config",
     "ImageConfig": "config",

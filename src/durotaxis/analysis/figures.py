@@ -65,7 +65,7 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 def learning_curve(
     run: Run,
     path: Path | str | None = None,
-    references: Mapping[str, Mapping[str, float]] | None = None,
+    references: Mapping[str, Mapping[str, float | None]] | None = None,
     num_bins: int = NUM_BINS,
 ) -> Figure:
     """Return, success rate and front progress against environment steps, one panel each.
@@ -75,9 +75,9 @@ def learning_curve(
 
     Args:
         run: the records.
-        path: where to write it (.png, .svg or .pdf); None writes nothing.
+        path: where to write it (.png, .svg or .pdf; folders are made); None writes nothing.
         references: policy name -> value per panel (`return`, `success_rate`, `front_progress`); drawn as
-            horizontal lines.
+            horizontal lines where it is known.
         num_bins: over the whole training.
 
     Raises:
@@ -104,7 +104,7 @@ def attention_figure(run: Run, path: Path | str | None = None) -> Figure:
 
     Args:
         run: the records.
-        path: where to write it (.png, .svg or .pdf); None writes nothing.
+        path: where to write it (.png, .svg or .pdf; folders are made); None writes nothing.
 
     Raises:
         RecordError: the run has no attention, or the file cannot be written.
@@ -164,13 +164,14 @@ def _arrays(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray, np.n
     return mean, low, high
 
 
-def _draw_references(axes: Axes, what: str, references: Mapping[str, Mapping[str, float]]) -> None:
+def _draw_references(axes: Axes, what: str, references: Mapping[str, Mapping[str, float | None]]) -> None:
     for name, values in references.items():
-        if what in values:
-            axes.axhline(values[what], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=2.2)
+        level = values.get(what)
+        if level is not None:
+            axes.axhline(level, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=2.2)
             axes.annotate(
                 name,
-                (1.0, values[what]),
+                (1.0, level),
                 xycoords=("axes fraction", "data"),
                 xytext=(4, 0),
                 textcoords="offset points",
@@ -255,8 +256,10 @@ def _written(figure: Figure, path: Path | str | None) -> Figure:
     path = Path(path)
     if path.suffix not in _SUFFIXES:
         raise RecordError(f"{path}: a figure must end in {', '.join(_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise RecordError(f"cannot write {path}: the folder does not exist; create it first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror}; choose another folder") from error
     # Dates would make two equal figures differ.
     metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[
         path.suffix

@@ -10,13 +10,13 @@ from durotaxis.analysis.load import Row, estimate
 from durotaxis.analysis.stats import NOTHING, Estimate, Sample, mean_interval, normalised_return
 
 COLUMNS = (
-    ("success_rate", "success_rate", 2),
-    ("front_progress", "front_progress", 2),
+    ("success_rate", "success rate", 2),
+    ("front_progress", "front progress", 2),
     ("episode_return", "return", 2),
-    ("normalised_return", "normalised_return", 2),
-    ("steps_to_success", "steps_to_success", 1),
+    ("normalised_return", "normalised return", 2),
+    ("steps_to_success", "steps to success", 1),
 )
-"""Field of Result, its key in records, its decimals; the heading is the key with spaces."""
+"""Field of Result, its heading, its decimals."""
 
 NOTE = "Mean [95 % interval] over episodes: Wilson for rates, Student's t for means; - where undefined."
 
@@ -33,13 +33,10 @@ class Result:
     steps_to_success: Estimate  # over successful episodes alone
 
     @classmethod
-    def of_summary(cls, policy: str, summary: Mapping[str, Mapping[str, Any]]) -> Result:
-        """From `{name: {mean, low, high, count}}`, as evaluations are written; what it lacks is undefined."""
-
-        def read(key: str) -> Estimate:
-            return Estimate.read(summary[key]) if key in summary else NOTHING
-
-        return cls(policy, **{field: read(key) for field, key, _ in COLUMNS})
+    def read(cls, record: Mapping[str, Any]) -> Result:
+        """From a record with these six keys, as `dataclasses.asdict` makes it."""
+        estimates = {field: Estimate.read(record[field]) for field, _, _ in COLUMNS}
+        return cls(policy=record["policy"], **estimates)
 
 
 def summarise(
@@ -84,7 +81,7 @@ def markdown_table(results: Sequence[Result]) -> str:
 
 
 def _cells(results: Sequence[Result]) -> list[list[str]]:
-    table = [["policy", *(key.replace("_", " ") for _, key, _ in COLUMNS)]]
+    table = [["policy", *(heading for _, heading, _ in COLUMNS)]]
     for result in results:
         cells = [_cell(getattr(result, field), decimals) for field, _, decimals in COLUMNS]
         table.append([result.policy, *cells])

@@ -19,6 +19,11 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Stiffness = Annotated[float, Field(ge=STIFFNESS_MIN, le=STIFFNESS_MAX)]
 GroundKind = Literal["linear", "exponential", "uniform", "random"]
 
+RANDOM_LINEAR = ((0.01, 0.1), (0.5, 2.0))
+"""Ranges of slope (kPa/µm) and base (kPa) of a random linear ground."""
+RANDOM_EXPONENTIAL = ((0.004, 0.008), (0.8, 1.5))
+"""Ranges of slope (1/µm) and base (kPa) of a random exponential ground."""
+
 _DEFAULT_SLOPE = {"linear": 0.05, "exponential": 0.0075, "uniform": 0.0}
 _DEFAULT_BASE = {"linear": 1.0, "exponential": 1.0, "uniform": 6.0}
 
@@ -70,6 +75,12 @@ class SubstrateConfig(Config):
         if self.ground == "random":
             if self.slope is not None or self.base is not None:
                 raise ValueError("the random substrate draws its slope and base itself; remove these keys")
+            steepest = RANDOM_EXPONENTIAL[1][1] * math.exp(RANDOM_EXPONENTIAL[0][1] * self.extent[0])
+            if steepest > STIFFNESS_MAX:
+                raise ValueError(
+                    f"a random substrate {self.extent[0]:g} µm long could reach {steepest:.4g} kPa, above "
+                    f"{STIFFNESS_MAX:g}; make it shorter"
+                )
             return self
         if self.ground == "uniform" and self.slope:
             raise ValueError("a uniform substrate has no slope; remove the key or choose `linear`")
@@ -132,19 +143,19 @@ class RewardConfig(Config):
 
     progress_centroid: Finite = 2.0
     progress_front: Finite = 2.0
-    spawn: Finite = 0.02
+    spawn: Finite = 0.005
     spawn_threshold: Annotated[float, Field(ge=0)] = 0.0  # relative gain in stiffness a child must exceed
-    delete_marked: Finite = 0.02
-    keep_marked: Finite = 0.02
-    delete_unmarked: Finite = 0.05
+    delete_marked: Finite = 0.01
+    keep_marked: Finite = 0.01
+    delete_unmarked: Finite = 0.01
     too_few: Finite = 0.1
-    too_many: Finite = 0.02
+    too_many: Finite = 0.01
     boundary: Finite = 0.02
     boundary_zones: tuple[float, float, float] = (0.03, 0.08, 0.15)  # of the extent across
     boundary_weights: tuple[float, float, float] = (1.0, 0.5, 0.2)  # cost in danger, warning and edge zone
     boundary_safe: Finite = 0.0  # bonus in the safe centre
-    edge_direction: Finite = 0.01
-    effort: Finite = 0.01
+    edge_direction: Finite = 0.0025
+    effort: Finite = 0.0025
     milestone: Finite = 0.25
     milestones: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)  # of the extent along `direction`
     survival: Finite = 0.0

@@ -10,7 +10,7 @@ from torch import Tensor
 from durotaxis.core.randomness import Purpose, normal
 from durotaxis.env.config import EnvConfig
 from durotaxis.env.initial import milestones_reached
-from durotaxis.env.substrate import Substrate, coordinates, stiffness
+from durotaxis.env.substrate import Substrate, clamp, coordinates, stiffness
 from durotaxis.env.types import Action, Colony, Kind
 
 
@@ -74,7 +74,9 @@ def mark(colony: Colony, substrate: Substrate, config: EnvConfig) -> Tensor:
     mean = centroid(local, colony.alive)
     candidate = colony.alive & (colony.age >= config.delta_time) & (local.to(torch.float64) < mean[:, None])
     excess = colony.num_nodes - config.critical_nodes
-    quota = (config.mark_fraction * excess.to(torch.float64)).floor().to(torch.int64).clamp_min(1)
+    # A decimal fraction is a little less in binary: 0.29 of 100 must be 29.
+    share = config.mark_fraction * excess.to(torch.float64) + 1e-9
+    quota = share.floor().to(torch.int64).clamp_min(1)
     quota = torch.where(excess > 0, quota, 0)
     # Slots are in order of node_id, so a stable sort breaks ties by it.
     order = torch.where(candidate, local, torch.inf).argsort(dim=1, stable=True)
@@ -125,7 +127,7 @@ def _child_position(
     towards = torch.stack([cos * dx - sin * dy, cos * dy + sin * dx], -1)
     child = colony.position + length[..., None] * towards
     if config.boundary == "clamp":
-        child = child.clamp_min(0.0).minimum(substrate.size[:, None])
+        child = clamp(child, substrate)
     return child
 
 

@@ -73,8 +73,9 @@ def outcome(
 
 
 def total_reward(terms: dict[str, Tensor]) -> Tensor:
-    """The reward, [B]: the sum of its terms."""
-    return torch.stack(list(terms.values())).sum(0)
+    """The reward, [B]: the sum of its terms, added in their order so that it does not depend on the batch."""
+    first, *others = terms.values()
+    return sum(others, start=first)
 
 
 def front_progress(colony: Colony, substrate: Substrate, config: EnvConfig) -> Tensor:

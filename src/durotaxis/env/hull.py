@@ -9,9 +9,10 @@ from torch import Tensor
 def convex_hull(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Hull vertices and area by gift wrapping (Jarvis 1973), all sets at once.
 
-    One pass over the points finds the next vertex of every hull, in a tournament of exact orientation tests:
-    differences of float32 coordinates and their products are exact in float64, so collinear points are
-    recognised as such. Points on an edge are no vertices; every point at a vertex's place is.
+    One pass over the points finds the next vertex of every hull, in a tournament of orientation tests:
+    differences of float32 coordinates and their products are exact in float64 (for coordinates of similar
+    magnitude), so collinear points are recognised as such. Points on an edge are no vertices; every point at
+    a vertex's place is.
 
     Args:
         points: [B,N,2] float32.

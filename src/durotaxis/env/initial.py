@@ -7,7 +7,7 @@ from torch import Tensor
 
 from durotaxis.core.randomness import Purpose, uniform
 from durotaxis.env.config import EnvConfig
-from durotaxis.env.substrate import Substrate, coordinates, from_coordinates
+from durotaxis.env.substrate import Substrate, clamp, coordinates, from_coordinates
 from durotaxis.env.types import Colony
 
 START_ALONG = 0.1
@@ -29,9 +29,9 @@ def initial_colony(substrate: Substrate, seeds: Tensor, config: EnvConfig) -> Co
     s = START_ALONG * length * uniform(seeds[:, None], Purpose.INITIAL, 0, node)
     low, high = START_ACROSS
     t = breadth * (low + (high - low) * uniform(seeds[:, None], Purpose.INITIAL, 1, node))
-    order = s.argsort(1)
-    living = from_coordinates(s.gather(1, order), t.gather(1, order), substrate)
-    living = living.clamp_min(0).minimum(substrate.size[:, None])
+    living = clamp(from_coordinates(s, t, substrate), substrate)
+    order = coordinates(living, substrate)[0].argsort(1)
+    living = living.gather(1, order[..., None].expand_as(living))
 
     slot = torch.arange(slots, device=device).expand(batch, slots)
     alive = slot < count
@@ -51,7 +51,7 @@ def initial_colony(substrate: Substrate, seeds: Tensor, config: EnvConfig) -> Co
         marked=nothing,
         spawn_share=torch.zeros(batch, slots, device=device),
         step=counter,
-        seed=seeds,
+        seed=seeds.clone(),
         next_id=counter + count,
         drift_count=counter,
         milestones=milestones_reached(front, substrate, config),

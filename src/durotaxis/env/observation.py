@@ -19,6 +19,7 @@ LENGTH_SCALE = 10.0
 MAX_CENTRALITY = 100.0
 _AGE_LIMIT = 50.0
 _DEGREE_SCALE = 4.0
+_DEGREE_LIMIT = 12.0
 _CENTRALITY_LIMIT = 10.0
 _NODES_PER_PIXEL = 4.0
 _SUBGRID = 3
@@ -200,8 +201,9 @@ def next_milestone(colony: Colony, config: EnvConfig) -> Tensor:
 def _density(colony: Colony, which: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """[B,24,24]: nodes per pixel over 4, at most 1."""
     batch, size = colony.batch_size, FIELD_SIZE
-    cell = ((colony.position - low[:, None]) / (high - low)[:, None] * size).floor().to(torch.int64)
-    inside = which & ((cell >= 0) & (cell < size)).all(-1)
+    place = (colony.position - low[:, None]) / (high - low)[:, None] * size
+    inside = which & ((place >= 0) & (place <= size)).all(-1)
+    cell = place.floor().to(torch.int64).clamp_max(size - 1)
     pixel = (size - 1 - cell[..., 1]) * size + cell[..., 0]
     counts = torch.zeros(batch, size * size, device=low.device)
     counts = counts.scatter_add(1, torch.where(inside, pixel, 0), inside.to(torch.float32))
@@ -221,7 +223,7 @@ def _scale(raw: Observation, substrate: Substrate, config: EnvConfig) -> Observa
             y / height,
             scale_stiffness(local.clamp_min(STIFFNESS_MIN)),
             in_degree / _DEGREE_SCALE,
-            out_degree / _DEGREE_SCALE,
+            out_degree.clamp_max(_DEGREE_LIMIT) / _DEGREE_SCALE,
             central.clamp_max(_CENTRALITY_LIMIT),
             distance / spread,
             hull,

@@ -74,8 +74,8 @@ def spawn(step: Step) -> Tensor:
     uphill = local > _at_parent(local, step.after) * threshold
     sign = torch.where(uphill, 1.0, -1.0) * step.after.newborn
     young = step.deleted & (step.before.age <= step.config.delta_time)
-    owed = torch.where(young, step.before.spawn_share, 0.0).sum(1)
-    return step.config.reward.spawn * step.over_nodes(sign) - owed
+    owed = torch.where(young, step.before.spawn_share, 0.0).sum(1, dtype=torch.float64)
+    return step.config.reward.spawn * step.over_nodes(sign) - owed.to(torch.float32)
 
 
 def delete(step: Step) -> Tensor:

@@ -15,15 +15,10 @@ from torch import Tensor
 
 from durotaxis.core.randomness import Purpose, uniform
 from durotaxis.core.struct import Struct
-from durotaxis.env.config import SubstrateConfig
+from durotaxis.env.config import RANDOM_EXPONENTIAL, RANDOM_LINEAR, SubstrateConfig
 
 UNIFORM, LINEAR, EXPONENTIAL = 0, 1, 2
 _GROUNDS = {"uniform": UNIFORM, "linear": LINEAR, "exponential": EXPONENTIAL}
-
-RANDOM_LINEAR = ((0.01, 0.1), (0.5, 2.0))
-"""Ranges of slope (kPa/µm) and base (kPa) of a random linear ground."""
-RANDOM_EXPONENTIAL = ((0.004, 0.008), (0.8, 1.5))
-"""Ranges of slope (1/µm) and base (kPa) of a random exponential ground."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +91,8 @@ def from_coordinates(s: Tensor, t: Tensor, substrate: Substrate) -> Tensor:
 
 
 def stiffness(position: Tensor, substrate: Substrate) -> Tensor:
-    """E in kPa, [B,N] float32, at positions [B,N,2]."""
-    return stiffness_at(*coordinates(position, substrate), substrate)
+    """E in kPa, [B,N] float32, at positions [B,N,2]; outside the substrate that of the nearest edge."""
+    return stiffness_at(*coordinates(clamp(position, substrate), substrate), substrate)
 
 
 def stiffness_at(s: Tensor, t: Tensor, substrate: Substrate) -> Tensor:
@@ -109,9 +104,9 @@ def stiffness_at(s: Tensor, t: Tensor, substrate: Substrate) -> Tensor:
 def log_gradient(position: Tensor, substrate: Substrate) -> tuple[Tensor, Tensor]:
     """d log E along and across `direction`, each [B,N] in 1/µm.
 
-    At a jump it is the gradient of the piece the point lies in.
+    At a jump it is the gradient of the piece the point lies in; outside the substrate that of the edge.
     """
-    s, t = coordinates(position, substrate)
+    s, t = coordinates(clamp(position, substrate), substrate)
     slope = substrate.slope[:, None]
     linear = slope / _ground_stiffness(s, substrate)
     along = torch.where(substrate.ground[:, None] == EXPONENTIAL, slope, linear)
@@ -136,6 +131,11 @@ def lattice_coordinates(x: Tensor, y: Tensor, substrate: Substrate) -> tuple[Ten
     if bool((dx == 0).all()):
         return y * dy - s0, -x * dy - t0
     return x * dx + y * dy - s0, y * dx - x * dy - t0
+
+
+def clamp(position: Tensor, substrate: Substrate) -> Tensor:
+    """The nearest positions [B,N,2] on the substrate."""
+    return position.clamp_min(0.0).minimum(substrate.size[:, None])
 
 
 def is_inside(position: Tensor, substrate: Substrate) -> Tensor:

@@ -53,7 +53,7 @@ def film(
     Args:
         frames: the steps in order.
         scene: substrate, goal and names.
-        path: a file ending in `.gif`; its folder must exist.
+        path: a file ending in `.gif`; its folders are made.
         style: width, colours, hull.
         frames_per_second: at most 50, the fastest that viewers honour; by default such that the film lasts
             8 seconds, but within 5 and 15.
@@ -61,15 +61,13 @@ def film(
             the attention strip still use every step.
 
     Raises:
-        UserError: no frames, another file ending, a missing folder, or what `draw` refuses.
+        UserError: no frames, another file ending, a place that cannot be written, or what `draw` refuses.
     """
     path = Path(path)
     if not frames:
         raise UserError("film: there are no frames to draw")
     if path.suffix.lower() != ".gif":
         raise UserError(f"film: {path} must end in .gif")
-    if not path.parent.is_dir():
-        raise UserError(f"film: the folder {path.parent} does not exist; create it first")
     num_pictures = min(len(frames), max_frames)
     rate = min(max(num_pictures / 8.0, 5.0), 15.0) if frames_per_second is None else frames_per_second
     if not 0 < rate <= 50 or max_frames < 2:
@@ -81,6 +79,7 @@ def film(
     pause = max(20, round(100 / rate) * 10)  # milliseconds; GIF counts in hundredths
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         pictures[0].save(
             partial,
             format="GIF",
@@ -93,7 +92,8 @@ def film(
     except OSError as error:
         raise UserError(f"film: cannot write {path}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
 
 
 def _spread(length: int, count: int) -> list[int]:
