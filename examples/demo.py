@@ -22,8 +22,16 @@ import torch
 
 from durotaxis.agent import HybridActorCritic
 from durotaxis.agent.scripted import SCRIPTED
-from durotaxis.analysis import Result, Sample, attention_figure, learning_curve, load_run, summarise
-from durotaxis.analysis.tables import markdown_table, text_table
+from durotaxis.analysis import (
+    Result,
+    attention_figure,
+    learning_curve,
+    load_run,
+    markdown_table,
+    samples_of_scores,
+    summarise,
+    text_table,
+)
 from durotaxis.console import counting_view, make_console, training_view
 from durotaxis.core.errors import UserError
 from durotaxis.env import DurotaxisEnv, EnvConfig
@@ -32,10 +40,9 @@ from durotaxis.ppo import evaluate, load, load_policy, report_seeds
 from durotaxis.records import RecordError, write_atomic
 from durotaxis.study.episode import film_episode
 from durotaxis.study.run import Job, build_policy, prepare
-from durotaxis.study.score import load_scores, play
+from durotaxis.study.score import NORMALISERS, play, scenario_scores
 
 Rows = list[dict[str, Any]]
-SCRIPTED_ROWS = ("random", "delete-left")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,8 +91,8 @@ def compare(job: Job, seeds: list[int], console: Any) -> list[Result]:
             ("trained, attention uniform", trained, "uniform"),
             ("trained, R set to zero", trained, "zero"),
         ]
-    with counting_view(console, "policies", len(players) + len(SCRIPTED_ROWS)) as advance:
-        for name in SCRIPTED_ROWS:
+    with counting_view(console, "policies", len(players) + len(NORMALISERS)) as advance:
+        for name in NORMALISERS:
             rows[name] = scripted_rows(name, config.env, seeds)
             advance(1)
         for name, policy, intervention in players:
@@ -93,8 +100,8 @@ def compare(job: Job, seeds: list[int], console: Any) -> list[Result]:
                 rows[name] = evaluate(DurotaxisEnv(config.env, len(seeds), job.device), policy, seeds)
             advance(1)
     write_atomic(job.directory / "demo.json", json.dumps(rows, allow_nan=False) + "\n")
-    scale = normalisers(config.env)
-    return [summarise(name, episodes, *scale) for name, episodes in rows.items()]
+    references = samples_of_scores(scenario_scores(config.env), NORMALISERS)
+    return [summarise(name, episodes, *references) for name, episodes in rows.items()]
 
 
 def best_policy(job: Job) -> HybridActorCritic:
@@ -125,19 +132,6 @@ def scripted_rows(name: str, env: EnvConfig, seeds: list[int]) -> Rows:
     return play(SCRIPTED[name], env, torch.tensor(seeds)).rows()
 
 
-def normalisers(env: EnvConfig) -> tuple[Sample | None, Sample | None]:
-    """Returns of random and delete-left on a scenario as it stands; nothing on a changed one."""
-    plain = EnvConfig(scenario=env.scenario, observation=env.observation)
-    scores = load_scores().get(env.scenario)
-    if env != plain or scores is None:
-        return None, None
-    low, high = (
-        Sample(scores[name]["return_mean"], scores[name]["return_se"], scores[name]["episodes"])
-        for name in SCRIPTED_ROWS
-    )
-    return low, high
-
-
 def draw(job: Job, results: list[Result], seed: int) -> list[Path]:
     """Learning curve, attention over training, and a film of the first held-out episode."""
     figures = job.directory / "figures"
@@ -149,7 +143,7 @@ def draw(job: Job, results: list[Result], seed: int) -> list[Path]:
             "front_progress": result.front_progress.mean,
         }
         for result in results
-        if result.policy in SCRIPTED_ROWS
+        if result.policy in NORMALISERS
     }
     learning_curve(run, figures / "learning-curve.png", references)
     paths = [figures / "learning-curve.png"]

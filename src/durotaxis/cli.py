@@ -18,7 +18,7 @@ import typer
 
 from durotaxis.console import counting_view, duration, make_console, table, training_view
 from durotaxis.core.errors import UserError
-from durotaxis.records import RecordError, write_atomic
+from durotaxis.records import RecordError, write_json
 
 USER_FAULT = 2
 INTERRUPTED = 130
@@ -131,23 +131,18 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="JSON file; default in the run directory.")] = None,
 ) -> None:
     """Play held-out episodes, print a table with 95 % intervals and write it as JSON."""
-    from durotaxis.analysis import Sample, summarise, text_table
-    from durotaxis.study.evaluation import evaluate_run, open_run, scenario_scores
-    from durotaxis.study.score import NORMALISERS
+    from durotaxis.analysis import samples_of_scores, summarise, text_table
+    from durotaxis.study.evaluation import evaluate_run, open_run
+    from durotaxis.study.score import NORMALISERS, scenario_scores
 
     console = make_console()
     job = open_run(target, scenario, overrides or [])
     with counting_view(console, "episodes", seeds) as advance:
         result = evaluate_run(job, seeds, deterministic, advance)
-    scores = scenario_scores(job.config.env) or {}
-    references = [
-        Sample(score["return_mean"], score["return_se"], score["episodes"])
-        for score in (scores[name] for name in (NORMALISERS if scores else ()))
-    ]
+    references = samples_of_scores(scenario_scores(job.config.env), NORMALISERS)
     summary = summarise("agent", result["episodes"], *references)
     path = out or job.default_output(deterministic)
-    content = {**result, "summary": dataclasses.asdict(summary)}
-    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_json(path, {"summary": dataclasses.asdict(summary), **result})
     console.print(f"{job.checkpoint_path} on {result['scenario']}, {seeds} held-out episodes", markup=False)
     typer.echo(text_table([summary]))
     console.print(f"written to {path}", markup=False, soft_wrap=True)
@@ -202,7 +197,7 @@ def scenario_score(
             for policy, row in scores[one].items()
         ]
         console.print(table(one, ("policy", "return", "standard error", "success"), rows))
-    write_atomic(path, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    write_json(path, scores)
     console.print(f"written to {path}", markup=False, soft_wrap=True)
 
 

@@ -21,7 +21,7 @@ from durotaxis.env import (
     total_reward,
 )
 from durotaxis.env.substrate import coordinates
-from durotaxis.study.score import normalised_return, play, score_scenario
+from durotaxis.study.score import NORMALISERS, play, scenario_scores, score_scenario
 
 GROUNDS = ("linear", "exponential", "random")
 NUM_SEEDS = 16
@@ -137,10 +137,23 @@ def test_scores_are_remade_from_the_same_seeds():
     assert math.isclose(first["delete-left"]["success_rate"], 1.0)
 
 
-@pytest.mark.parametrize("name", ["quick", "linear", "exponential", "random"])
-def test_normalised_return_is_0_for_random_and_1_for_delete_left(name):
-    from durotaxis.study.score import load_scores
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_package_holds_constants_of_every_scenario(name):
+    scores = scenario_scores(EnvConfig(scenario=name))
+    random, reference = (scores[policy] for policy in NORMALISERS)
+    assert random["episodes"] == reference["episodes"] == 1000
+    assert random["return_mean"] < reference["return_mean"]
 
-    scores = load_scores()[name]
-    assert normalised_return(scores["random"]["return_mean"], name) == pytest.approx(0.0)
-    assert normalised_return(scores["delete-left"]["return_mean"], name) == pytest.approx(1.0)
+
+def test_the_constants_are_those_of_the_present_world():
+    """A fresh hundred episodes agree with the constants within 5 standard errors."""
+    fresh = score_scenario("quick", num_seeds=100)
+    for policy in NORMALISERS:
+        kept = scenario_scores(EnvConfig(scenario="quick"))[policy]
+        error = math.hypot(kept["return_se"], fresh[policy]["return_se"])
+        assert abs(kept["return_mean"] - fresh[policy]["return_mean"]) < 5 * error
+
+
+def test_a_changed_world_has_no_constants():
+    assert scenario_scores(EnvConfig(scenario="quick", max_steps=199)) is None
+    assert scenario_scores(EnvConfig(scenario="quick", observation={"field": True})) is not None

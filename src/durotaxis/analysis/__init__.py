@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from durotaxis.analysis.stats import Sample as Sample
     from durotaxis.analysis.stats import mean_interval as mean_interval
     from durotaxis.analysis.stats import normalised_return as normalised_return
+    from durotaxis.analysis.stats import samples_of_scores as samples_of_scores
     from durotaxis.analysis.stats import wilson as wilson
     from durotaxis.analysis.tables import Result as Result
     from durotaxis.analysis.tables import markdown_table as markdown_table
@@ -36,6 +37,7 @@ _HOME = {
     "Sample": "stats",
     "mean_interval": "stats",
     "normalised_return": "stats",
+    "samples_of_scores": "stats",
     "wilson": "stats",
     "Result": "tables",
     "markdown_table": "tables",

@@ -54,6 +54,19 @@ class Sample:
         return cls(centre, math.sqrt(variance / count), count)
 
 
+def samples_of_scores(
+    scores: Mapping[str, Mapping[str, float]] | None, policies: Sequence[str]
+) -> tuple[Sample | None, ...]:
+    """Returns of the named policies from scenario scores, `{policy: {return_mean, return_se, episodes}}`.
+
+    One entry per name; all None without scores.
+    """
+    if scores is None:
+        return (None,) * len(policies)
+    rows = [scores[policy] for policy in policies]
+    return tuple(Sample(row["return_mean"], row["return_se"], int(row["episodes"])) for row in rows)
+
+
 def wilson(successes: int, count: int, confidence: float = CONFIDENCE) -> Estimate:
     """A proportion with Wilson's score interval, which stays within [0, 1] and is honest near its ends.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -164,7 +164,7 @@ class DurotaxisEnv:
         colony, substrate = self._current()
         return {"colony": dict(vars(colony)), "substrate": dict(vars(substrate))}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         colony, substrate = Colony(**state["colony"]), Substrate(**state["substrate"])
         if colony.batch_size != self.num_colonies or colony.capacity != self.config.num_slots:

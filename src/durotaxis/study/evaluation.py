@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from durotaxis.ppo import EvaluationStep, evaluate, load, load_policy, report_se
 from durotaxis.records import CONFIG, RunDirectory
 from durotaxis.study.config import RootConfig
 from durotaxis.study.run import build_policy, select_device
-from durotaxis.study.score import load_scores
 
 BATCH = 100
 """Episodes played at the same time, at most."""
@@ -109,12 +108,3 @@ def evaluate_run(
         "deterministic": deterministic,
         "episodes": rows,
     }
-
-
-def scenario_scores(env: EnvConfig) -> Mapping[str, Mapping[str, Any]] | None:
-    """Scores of the scripted policies on a scenario as it stands: {policy: {return_mean, return_se, ...}}.
-
-    None where the world was changed (all but what is observed counts), or has no scores.
-    """
-    plain = EnvConfig(scenario=env.scenario, observation=env.observation)
-    return load_scores().get(env.scenario) if env == plain else None

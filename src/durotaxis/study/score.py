@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -122,16 +122,10 @@ def load_scores() -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def normalised_return(value: float, scenario: str) -> float | None:
-    """(value - random) / (delete-left - random), undiscounted; None where that is not meaningful.
+def scenario_scores(env: EnvConfig) -> Mapping[str, Mapping[str, Any]] | None:
+    """Scores of the scripted policies on a scenario as it stands: {policy: {return_mean, return_se, ...}}.
 
-    None for a scenario without constants, and where the denominator is under 5 of its standard errors.
+    None where the world was changed (all but what is observed counts), or has no scores.
     """
-    scores = load_scores().get(scenario)
-    if scores is None:
-        return None
-    low, high = (scores[policy] for policy in NORMALISERS)
-    span = high["return_mean"] - low["return_mean"]
-    if span < 5.0 * math.hypot(low["return_se"], high["return_se"]):
-        return None
-    return (value - low["return_mean"]) / span
+    plain = EnvConfig(scenario=env.scenario, observation=env.observation)
+    return load_scores().get(env.scenario) if env == plain else None
