@@ -19,7 +19,7 @@ help:
 	@echo "make clean     remove .venv and caches"
 
 demo: $(STAMP)
-	$(BIN)/python examples/demo.py
+	env -u OMP_NUM_THREADS $(BIN)/python examples/demo.py
 
 test: check
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)

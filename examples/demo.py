@@ -32,11 +32,11 @@ from durotaxis.analysis import (
     summarise,
     text_table,
 )
-from durotaxis.console import counting_view, make_console, training_view
+from durotaxis.console import counting_view, how_to_go_on, make_console, training_view
 from durotaxis.core.errors import UserError
 from durotaxis.env import DurotaxisEnv, EnvConfig
 from durotaxis.env.render import film
-from durotaxis.ppo import evaluate, load, load_policy, report_seeds
+from durotaxis.ppo import Interrupted, evaluate, load, load_policy, report_seeds
 from durotaxis.records import RecordError, write_atomic
 from durotaxis.study.episode import film_episode
 from durotaxis.study.run import Job, build_policy, prepare
@@ -51,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = make_console()
     try:
         run_demo(options.config, options.directory, options.seeds, options.overrides, console)
+    except Interrupted as stop:
+        console.print(how_to_go_on(stop, stop.path.parents[1]), markup=False, soft_wrap=True)
+        return 130
+    except KeyboardInterrupt:
+        console.print("demo: interrupted; the training is kept, its comparison is not", markup=False)
+        return 130
     except (UserError, RecordError) as error:
         console.print(f"demo: {error}", style="red", markup=False, soft_wrap=True)
         return 2
@@ -96,8 +102,9 @@ def compare(job: Job, seeds: list[int], console: Any) -> list[Result]:
             rows[name] = scripted_rows(name, config.env, seeds)
             advance(1)
         for name, policy, intervention in players:
+            world = DurotaxisEnv(config.env, len(seeds), job.device, validate=False)
             with intervening(policy, intervention):
-                rows[name] = evaluate(DurotaxisEnv(config.env, len(seeds), job.device), policy, seeds)
+                rows[name] = evaluate(world, policy, seeds)
             advance(1)
     write_atomic(job.directory / "demo.json", json.dumps(rows, allow_nan=False) + "\n")
     references = samples_of_scores(scenario_scores(config.env), NORMALISERS)
@@ -106,7 +113,7 @@ def compare(job: Job, seeds: list[int], console: Any) -> list[Result]:
 
 def best_policy(job: Job) -> HybridActorCritic:
     """The trained policy that did best on the tuning seeds, or the last where none were played."""
-    path = job.run.best_checkpoint if job.run.best_checkpoint.exists() else job.run.last_checkpoint
+    path = job.run.chosen_checkpoint
     load_policy(job.policy, load(path), path)
     return job.policy
 

@@ -16,9 +16,9 @@ from typing import Annotated
 
 import typer
 
-from durotaxis.console import counting_view, duration, make_console, table, training_view
+from durotaxis.console import counting_view, duration, how_to_go_on, make_console, table, training_view
 from durotaxis.core.errors import UserError
-from durotaxis.records import RecordError, write_json
+from durotaxis.records import RecordError, require_writable, write_json
 
 USER_FAULT = 2
 INTERRUPTED = 130
@@ -92,7 +92,7 @@ def train(
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run directory.")] = None,
 ) -> None:
     """Train an agent and write a run directory."""
-    from durotaxis.ppo import Interrupted
+    from durotaxis.ppo import Interrupted, InvariantError
     from durotaxis.study.run import prepare, prepare_resume
 
     if resume is not None and overrides:
@@ -106,12 +106,13 @@ def train(
         with training_view(console) as progress:
             state = job.train(progress)
     except Interrupted as stop:
-        console.print(
-            f"interrupted at step {stop.step:,}; everything up to there is in {stop.path}", soft_wrap=True
-        )
-        console.print(f"go on:   durotaxis train --resume {job.directory}", markup=False, soft_wrap=True)
-        console.print(f"look at: durotaxis evaluate {job.directory}", markup=False, soft_wrap=True)
+        console.print(how_to_go_on(stop, job.directory), markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
+    except InvariantError as error:
+        raise UserError(
+            f"training stopped: {error}. The last good state is in {job.run.last_checkpoint}; "
+            "if numbers overflowed, try a lower ppo.learning_rate"
+        ) from error
     console.print(f"finished in {duration(state.elapsed_s)}; the run is in {job.directory}", soft_wrap=True)
     console.print(f"next: durotaxis evaluate {job.directory}", markup=False, soft_wrap=True)
 
@@ -137,11 +138,12 @@ def evaluate(
 
     console = make_console()
     job = open_run(target, scenario, overrides or [])
+    path = out or job.default_output(deterministic)
+    _require_writable_file(path)
     with counting_view(console, "episodes", seeds) as advance:
         result = evaluate_run(job, seeds, deterministic, advance)
     references = samples_of_scores(scenario_scores(job.config.env), NORMALISERS)
     summary = summarise("agent", result["episodes"], *references)
-    path = out or job.default_output(deterministic)
     write_json(path, {"summary": dataclasses.asdict(summary), **result})
     console.print(f"{job.checkpoint_path} on {result['scenario']}, {seeds} held-out episodes", markup=False)
     typer.echo(text_table([summary]))
@@ -188,6 +190,7 @@ def scenario_score(
         except ValueError as error:
             raise UserError(str(error)) from None
     path = out or Path(str(resources.files("durotaxis.env") / "scores.json"))
+    _require_writable_file(path)
     scores = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     for one in names:
         with counting_view(console, one, seeds * len(NORMALISERS)) as advance:
@@ -286,6 +289,14 @@ def doctor() -> None:
     findings = examine()
     rows = [(f.topic, f.name, f.state if f.is_good else f"! {f.state}", f.advice) for f in findings]
     make_console().print(table("", ("", "what", "found", "what to do"), rows))
+
+
+def _require_writable_file(path: Path) -> None:
+    """Refuse an output file before the work for it is done."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        what = "is a directory" if path.is_dir() else "lies in a directory that does not exist"
+        raise UserError(f"cannot write {path}: it {what}; name another file")
+    require_writable(path.absolute().parent)
 
 
 def _refuse(message: str, prefix: str = "durotaxis: ") -> int:

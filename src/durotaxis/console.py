@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from durotaxis.ppo import Status
+    from durotaxis.ppo import Interrupted, Status
 
 PLAIN_SECONDS = 10.0
 """Plain output: one line per so many seconds at most."""
@@ -66,6 +67,15 @@ def counting_view(console: Console, label: str, total: int) -> Iterator[Callable
     with _bar(console) as bar:
         task = bar.add_task(label, total=total, numbers=label)
         yield lambda count: bar.update(task, advance=count)
+
+
+def how_to_go_on(stop: Interrupted, directory: Path) -> str:
+    """What to tell after Ctrl-C."""
+    return (
+        f"interrupted at step {stop.step:,}; everything up to there is in {stop.path}\n"
+        f"go on:   durotaxis train --resume {directory}\n"
+        f"look at: durotaxis evaluate {directory}"
+    )
 
 
 def describe(status: Status) -> str:

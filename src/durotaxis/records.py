@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,6 +308,20 @@ def cut_after(path: Path, key: str, value: int | float) -> int:
     return len(rows) - len(kept)
 
 
+def require_writable(folder: Path) -> None:
+    """Raise RecordError when no file could be written into `folder`, which may have to be made first."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise RecordError(f"cannot write into {folder}: {existing} is not a directory; choose another one")
+    try:
+        with tempfile.TemporaryDirectory(dir=existing):
+            pass
+    except OSError as error:
+        raise RecordError(
+            f"cannot write into {folder}: {error.strerror}; choose another directory"
+        ) from error
+
+
 def write_trace(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one episode step by step as compressed JSONL, atomically and reproducibly to the byte."""
     text = "".join(encode_row(row, str(path)) for row in rows)
@@ -331,13 +346,8 @@ class RunDirectory:
         Raises:
             RecordError: it already holds a run, or cannot be written. Nothing is left half-written.
         """
+        cls.require_free(path)
         run = cls(Path(path))
-        taken = [name for name in (CONFIG, METRICS, DONE) if (run.path / name).exists()]
-        if taken:
-            raise RecordError(
-                f"{path} already holds a run (it contains {taken[0]}); "
-                "choose another run.directory or resume it"
-            )
         try:
             for folder in (run.path, run.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -348,6 +358,20 @@ class RunDirectory:
         write_atomic(run.path / CONFIG, config)
         write_json(run.path / PROVENANCE, provenance)
         return run
+
+    @staticmethod
+    def require_free(path: Path | str) -> None:
+        """Raise RecordError where a new run could not be created; leaves nothing behind."""
+        try:
+            taken = [name for name in (CONFIG, METRICS, DONE) if (Path(path) / name).exists()]
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{path} cannot be a run directory: {error}; choose another one") from error
+        if taken:
+            raise RecordError(
+                f"{path} already holds a run (it contains {taken[0]}); "
+                "choose another run.directory or resume it"
+            )
+        require_writable(Path(path))
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
@@ -370,6 +394,11 @@ class RunDirectory:
     def best_checkpoint(self) -> Path:
         """The checkpoint that scored best on the tuning seeds; missing when none was evaluated."""
         return self.checkpoints / BEST_CHECKPOINT
+
+    @property
+    def chosen_checkpoint(self) -> Path:
+        """What stands for the trained agent: the best on the tuning seeds; the last if none were played."""
+        return self.best_checkpoint if self.best_checkpoint.exists() else self.last_checkpoint
 
     @property
     def config_text(self) -> str:

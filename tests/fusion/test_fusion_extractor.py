@@ -337,9 +337,7 @@ def test_norms_of_random_models():
     assert isinstance(extractor.ptms[2].backbone.bn1, kinds["train"])
 
 
-@pytest.mark.parametrize(
-    ("tap", "shape"), [("block1", (64, 12)), ("block2", (128, 6)), ("block3", (256, 3))]
-)
+@pytest.mark.parametrize(("tap", "shape"), [("block1", (64, 12)), ("block2", (128, 6)), ("block3", (256, 3))])
 def test_graph_cnn_taps(tap, shape):
     ptm = build_ptm(PTMConfig(model_type="graph_cnn", tap=tap), D)
     assert ptm.maps(inputs()[0]).shape == (4, shape[0], shape[1], shape[1])

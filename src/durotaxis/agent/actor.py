@@ -26,6 +26,9 @@ DIRECT_IMAGE = ImageConfig(source="tokens", scope="node", readout="pooled")
 """The picture of an actor built by hand: one per node, from tokens alone, so that it needs no view."""
 
 
+_FUSION_OPTIONS = {"fusion", "temperature", "num_heads", "learn_temperature", "hidden_dims"}
+
+
 class PictureActor(nn.Module, ABC):
     """Picture, representation and heads; subclasses differ only in what they are built from."""
 
@@ -205,6 +208,12 @@ class WSAEnhancedActor(PictureActor):
         **fusion: Any,
     ) -> None:
         super().__init__()
+        unknown = fusion.keys() - _FUSION_OPTIONS
+        if unknown:
+            raise UserError(
+                f"WSAEnhancedActor does not take {', '.join(sorted(unknown))}; besides its own arguments it "
+                f"takes {', '.join(sorted(_FUSION_OPTIONS))}"
+            )
         image = image or DIRECT_IMAGE
         self.image_maker = ImageMaker(image, encoder_out_dim)
         self.heads = ActionHeads(

@@ -21,10 +21,10 @@ class SimplicialConfig(Config):
 class EncoderConfig(Config):
     """The graph encoder."""
 
-    hidden_dim: int = Field(default=128, ge=1)  # width of all layers; divisible by num_heads
+    hidden_dim: int = Field(default=128, ge=1, le=65_536)  # width of all layers; divisible by num_heads
     num_layers: int = Field(default=4, ge=1)
     num_heads: int = Field(default=4, ge=1)
-    out_dim: int = Field(default=64, ge=1)  # width of node and graph tokens
+    out_dim: int = Field(default=64, ge=1, le=65_536)  # width of node and graph tokens
     simplicial: SimplicialConfig | Literal["off"] = SimplicialConfig()
 
     @field_validator("simplicial", mode="before")
@@ -75,7 +75,7 @@ class ActorCriticConfig(Config):
 
     use_wsa: bool = False
     backbone: PTMConfig = PTMConfig(model_type="resnet18_random")  # of the plain actor; a bare name will do
-    hidden_dim: int = Field(default=128, ge=1)  # of the action and value heads
+    hidden_dim: int = Field(default=128, ge=1, le=65_536)  # of the action and value heads
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)  # pre-training only: PPO's policy is in eval mode
     image: ImageConfig = ImageConfig()
     wsa_config: WSAConfig = WSAConfig()

@@ -100,17 +100,26 @@ class DurotaxisEnv:
         config: the world.
         num_colonies: B.
         device: where the tensors live.
+        validate: check every action; off only in loops that made it from the mask themselves.
     """
 
     reason_names: tuple[str, ...] = tuple(reason.name.lower() for reason in Reason)
     phase_names: tuple[str, ...] = PHASES
 
-    def __init__(self, config: EnvConfig, num_colonies: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        config: EnvConfig,
+        num_colonies: int,
+        device: str | torch.device = "cpu",
+        *,
+        validate: bool = True,
+    ) -> None:
         if num_colonies < 1:
             raise UserError(f"num_colonies must be at least 1, not {num_colonies}")
         self.config = config
         self.num_colonies = num_colonies
         self.device = torch.device(device)
+        self.validate = validate
         self._state: tuple[Colony, Substrate] | None = None
 
     @property
@@ -135,10 +144,10 @@ class DurotaxisEnv:
         """The observation of the current state."""
         return observe(*self._current(), self.config, scaled)
 
-    def step(self, action: Action, validate: bool = False) -> Transition:
+    def step(self, action: Action) -> Transition:
         """Take one step; see `durotaxis.env.step`. Ended episodes are not reset."""
         colony, substrate = self._current()
-        transition = step(colony, action, substrate, self.config, validate)
+        transition = step(colony, action, substrate, self.config, self.validate)
         self._state = transition.colony, substrate
         return transition
 

@@ -13,6 +13,7 @@ from durotaxis.fusion.registry import ptm_type
 
 Model = TypeVar("Model", bound=Config)
 PositiveInt = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class PTMConfig(Config):
@@ -114,10 +115,10 @@ class WSAConfig(Config):
 
     integration: Literal["full", "features"] = "full"
     fusion: Literal["wsa", "mean"] = "wsa"
-    embedding_dim: PositiveInt = 256
-    context_dim: PositiveInt = 128
+    embedding_dim: Width = 256
+    context_dim: Width = 128
     ptms: tuple[PTMConfig, ...] = Field(default=GUIDE_TRIO, min_length=1)
-    attention_temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    attention_temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
     learn_temperature: bool = False
     num_heads: PositiveInt = 1
     hidden_dims: tuple[PositiveInt, PositiveInt] = (256, 128)

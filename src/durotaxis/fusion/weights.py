@@ -41,7 +41,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (SafetensorError, RuntimeError, EOFError, LookupError, ValueError) as error:
         raise UserError(f"{path}: damaged or not a weights file ({_first_line(error)})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    plain = isinstance(state, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        for key, value in state.items()
+    )
+    if not plain:
         raise UserError(f"{path}: holds no plain table of tensors; save a state_dict")
     return dict(state)
 

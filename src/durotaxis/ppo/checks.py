@@ -42,7 +42,7 @@ def require_finite(tree: Any, name: str) -> None:
             first = tuple(bad[0].tolist())
             raise NonFiniteError(
                 f"{path} holds {float(tensor[first])} at index {list(first)} "
-                f"({len(bad)} of {tensor.numel()} entries are not finite); training stopped"
+                f"({len(bad)} of {tensor.numel()} entries are not finite)"
             )
 
 

@@ -16,11 +16,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class PPOConfig(Config):
     """The algorithm: what one rollout and one update do."""
 
-    num_colonies: int = Field(default=48, ge=1)  # slots of the batch
+    num_colonies: int = Field(default=48, ge=1, le=1_000_000)  # slots of the batch
     rollout_steps: int = Field(default=32, ge=1)  # vector steps per rollout
     num_epochs: int = Field(default=4, ge=1)
     num_minibatches: int = Field(default=4, ge=1)  # of equal numbers of colony-steps
-    learning_rate: Positive = 5e-4  # Adam, epsilon 1e-5
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # Adam, epsilon 1e-5
     learning_rate_factors: dict[str, NonNegative] = Field(default_factory=dict)  # part of the policy: factor
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     learning_rate_end: Fraction = 0.0  # linear: share of learning_rate left at total_steps

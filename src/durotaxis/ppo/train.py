@@ -9,14 +9,14 @@ from typing import Any
 
 from durotaxis.core.errors import UserError
 from durotaxis.ppo.checkpoint import TrainState, load, restore, save, snapshot
-from durotaxis.ppo.checks import require_frozen
+from durotaxis.ppo.checks import NonFiniteError, RatioError, require_frozen
 from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
 from durotaxis.ppo.evaluate import evaluate, summarize, tuning_seeds
 from durotaxis.ppo.monitor import Monitor, Progress, diagnose, rollout_metrics, timing_metrics
 from durotaxis.ppo.protocols import Policy, World
 from durotaxis.ppo.rollout import collect, start
 from durotaxis.ppo.schedule import scheduled, set_learning_rate
-from durotaxis.ppo.update import make_optimizer, update
+from durotaxis.ppo.update import add_parameters, make_optimizer, trainable_parameters, update
 from durotaxis.records import RunDirectory
 
 
@@ -74,10 +74,16 @@ def train(
         state = TrainState(start(world, policy, seed))
     frozen_hash, config = policy.frozen_hash(), run.config_text
     kept = snapshot(policy, optimizer, world, state, config, frozen_hash)
+    if not resume:
+        save(kept, run.last_checkpoint)  # so that a run killed early can be taken up as well
+    trainable = trainable_parameters(policy)
     sink = Monitor(run, monitor, num_iterations, ppo.steps_per_rollout, state.iteration, progress)
     try:
         while state.iteration < num_iterations:
             last = state.iteration + 1 == num_iterations
+            if trainable_parameters(policy) != trainable:
+                trainable = trainable_parameters(policy)
+                state, frozen_hash = _follow_freezing(policy, optimizer, ppo, state)
             before, state = (
                 state,
                 _iterate(world, policy, optimizer, state, seed, ppo, training, monitor, sink),
@@ -92,6 +98,9 @@ def train(
                 save(kept, run.last_checkpoint)
         require_frozen(frozen_hash, policy.frozen_hash())
         save(kept, run.last_checkpoint)
+    except (NonFiniteError, RatioError):
+        save(kept, run.last_checkpoint)
+        raise
     except KeyboardInterrupt as error:
         save(kept, run.last_checkpoint)
         raise Interrupted(run.last_checkpoint, kept.counters["step"]) from error
@@ -99,6 +108,19 @@ def train(
         sink.close()
     run.mark_done(kept.counters)
     return state
+
+
+def _follow_freezing(
+    policy: Policy, optimizer: Any, ppo: PPOConfig, state: TrainState
+) -> tuple[TrainState, str]:
+    """Take up parameters whose `requires_grad` was set by hand since the last update.
+
+    The optimiser gets a group for what began to learn, its other moments stay; what is kept of frozen parts
+    is computed anew, and their hash is that of what is frozen now.
+    """
+    add_parameters(optimizer, policy, ppo)
+    slots = dataclasses.replace(state.slots, cached=policy.precompute(state.slots.observation))
+    return dataclasses.replace(state, slots=slots), policy.frozen_hash()
 
 
 def _iterate(

@@ -53,14 +53,28 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> Optimizer:
             f"this policy has {', '.join(parts)}"
         )
     listed = [id(parameter) for parameters in parts.values() for parameter in parameters]
-    trainable = {id(parameter) for _, parameter in policy.named_parameters() if parameter.requires_grad}
-    if len(set(listed)) != len(listed) or set(listed) != trainable:
+    if len(set(listed)) != len(listed) or set(listed) != trainable_parameters(policy):
         raise InvariantError("Policy.parameter_groups must list every trainable parameter exactly once")
     groups = [
         {"params": list(parameters), "name": name, "factor": config.learning_rate_factors.get(name, 1.0)}
         for name, parameters in parts.items()
     ]
     return Adam(groups, lr=config.learning_rate, eps=ADAM_EPSILON)
+
+
+def trainable_parameters(policy: Policy) -> set[int]:
+    """Identities of the parameters that ask for a gradient."""
+    return {id(parameter) for _, parameter in policy.named_parameters() if parameter.requires_grad}
+
+
+def add_parameters(optimizer: Optimizer, policy: Policy, config: PPOConfig) -> None:
+    """Give the optimiser the trainable parameters it does not have yet, one group per part."""
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameters in policy.parameter_groups().items():
+        new = [parameter for parameter in parameters if id(parameter) not in known]
+        if new:
+            factor = config.learning_rate_factors.get(name, 1.0)
+            optimizer.add_param_group({"params": new, "name": name, "factor": factor})
 
 
 def prepare(rollout: Rollout, config: PPOConfig) -> tuple[Batch, dict[str, int | float | None]]:

@@ -28,7 +28,7 @@ class RunConfig(Config):
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", value):
             raise ValueError("must be auto, cpu, cuda or cuda:<number>")
         return value
 

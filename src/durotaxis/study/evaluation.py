@@ -14,6 +14,7 @@ from durotaxis.ppo import EvaluationStep, evaluate, load, load_policy, report_se
 from durotaxis.records import CONFIG, RunDirectory
 from durotaxis.study.config import RootConfig
 from durotaxis.study.run import build_policy, select_device
+from durotaxis.study.score import is_scenario
 
 BATCH = 100
 """Episodes played at the same time, at most."""
@@ -31,15 +32,17 @@ class Candidate:
 
     def default_output(self, deterministic: bool) -> Path:
         """The JSON file of an evaluation in the run directory."""
+        env = self.config.env
         mode = "-deterministic" if deterministic else ""
-        return self.run.path / f"evaluation-{self.config.env.scenario}{mode}.json"
+        world = "" if is_scenario(env) else "-changed"
+        return self.run.path / f"evaluation-{env.scenario}{world}{mode}.json"
 
 
 def open_run(target: str | Path, scenario: str | None = None, overrides: Sequence[str] = ()) -> Candidate:
     """Load a run's policy.
 
     Args:
-        target: a run directory (its last checkpoint is taken), or a checkpoint in one.
+        target: a run directory (its `chosen_checkpoint` is taken), or a checkpoint in one.
         scenario: play this scenario instead; observation settings stay those of the training.
         overrides: `key=value` on top of the run's configuration.
 
@@ -48,7 +51,7 @@ def open_run(target: str | Path, scenario: str | None = None, overrides: Sequenc
     """
     path = Path(target)
     run = RunDirectory.open(path.parent.parent if path.suffix == ".pt" else path)
-    checkpoint_path = path if path.suffix == ".pt" else run.last_checkpoint
+    checkpoint_path = path if path.suffix == ".pt" else run.chosen_checkpoint
     if scenario is None:
         config = load_config(run.path / CONFIG, RootConfig, overrides)
     else:
@@ -85,7 +88,8 @@ def evaluate_run(
         advance: called with the number of episodes that just finished.
 
     Returns:
-        Ready for JSON: checkpoint, step, scenario, deterministic, episodes (the rows of `evaluate`).
+        Ready for JSON: checkpoint, step, scenario, env (the world, resolved), deterministic, episodes (the
+        rows of `evaluate`).
     """
 
     def count_finished(step: EvaluationStep) -> None:
@@ -93,7 +97,7 @@ def evaluate_run(
         advance(int(ended[step.slots].sum()))
 
     device = next(candidate.policy.parameters()).device
-    world = DurotaxisEnv(candidate.config.env, min(num_seeds, BATCH), device)
+    world = DurotaxisEnv(candidate.config.env, min(num_seeds, BATCH), device, validate=False)
     rows = evaluate(
         world,
         candidate.policy,
@@ -105,6 +109,7 @@ def evaluate_run(
         "checkpoint": str(candidate.checkpoint_path),
         "step": candidate.step,
         "scenario": candidate.config.env.scenario,
+        "env": candidate.config.env.model_dump(mode="json"),
         "deterministic": deterministic,
         "episodes": rows,
     }

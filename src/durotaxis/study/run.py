@@ -18,7 +18,7 @@ from durotaxis.core.randomness import Purpose, hash_keys
 from durotaxis.env import DurotaxisEnv
 from durotaxis.ppo import Status, TrainState, load, load_policy
 from durotaxis.ppo import train as train_with_ppo
-from durotaxis.records import CONFIG, RecordError, RunDirectory
+from durotaxis.records import CONFIG, RunDirectory
 from durotaxis.study.calibrate import calibrate_policy
 from durotaxis.study.config import RootConfig, find_config
 from durotaxis.study.provenance import provenance
@@ -51,14 +51,16 @@ class Job:
         config = self.config
         evaluated = config.training.evaluate_every > 0
         return train_with_ppo(
-            DurotaxisEnv(config.env, config.ppo.num_colonies, self.device),
+            DurotaxisEnv(config.env, config.ppo.num_colonies, self.device, validate=False),
             self.policy,
             run=self.run,
             seed=config.run.seed,
             ppo=config.ppo,
             training=config.training,
             monitor=config.monitor,
-            evaluation_world=DurotaxisEnv(config.env, config.training.evaluation_episodes, self.device)
+            evaluation_world=DurotaxisEnv(
+                config.env, config.training.evaluation_episodes, self.device, validate=False
+            )
             if evaluated
             else None,
             progress=progress,
@@ -96,8 +98,7 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = ()) -> Job:
     path = find_config(config_name)
     config = load_config(path, RootConfig, overrides)
     directory = Path(config.run.directory) if config.run.directory else free_directory(path.stem)
-    if (directory / CONFIG).exists():
-        raise RecordError(f"{directory} already holds a run; choose another run.directory")
+    RunDirectory.require_free(directory)
     device = select_device(config)
     policy = build_policy(config, device)
     calibrated = calibrate_policy(policy, config.env, config.run.seed)

@@ -127,5 +127,9 @@ def scenario_scores(env: EnvConfig) -> Mapping[str, Mapping[str, Any]] | None:
 
     None where the world was changed (all but what is observed counts), or has no scores.
     """
-    plain = EnvConfig(scenario=env.scenario, observation=env.observation)
-    return load_scores().get(env.scenario) if env == plain else None
+    return load_scores().get(env.scenario) if is_scenario(env) else None
+
+
+def is_scenario(env: EnvConfig) -> bool:
+    """Whether a world is its scenario as it stands, whatever is observed of it."""
+    return env == EnvConfig(scenario=env.scenario, observation=env.observation)
