@@ -118,7 +118,7 @@ def refused(result: tuple[int, str, str]) -> str:
         (["train", "actor_critic.wsa_config.ptms.0.model_type=resnet18_imagnet"], "did you mean 'resnet18_imagenet'?"),
         (["train", "actor_critic.use_wsa=false", "actor_critic.backbone=resnet81_random"], "did you mean 'resnet18_random'?"),
         (["train", "actor_critic.wsa_config.embedding_dim=0"], "command line: actor_critic.wsa_config.embedding_dim: Input should be greater than or equal to 1  [got 0]"),
-        (["train", "actor_critic.wsa_config.attention_temperature=0"], "command line: actor_critic.wsa_config.attention_temperature: Input should be greater than 0  [got 0]"),
+        (["train", "actor_critic.wsa_config.attention_temperature=0"], "command line: actor_critic.wsa_config.attention_temperature: Input should be greater than or equal to 0.001  [got 0]"),
         (["train", "encoder.out_dim=70"], "out_dim (70) must be divisible by simplicial.groups (16)"),
         (["train", "encoder.hidden_dim=66"], "hidden_dim (66) must be divisible by num_heads (4)"),
         (["train", "ppo.num_minibatches=7"], "num_minibatches (7) must divide"),
@@ -162,7 +162,7 @@ def test_a_run_directory_that_cannot_be_written(call):
     Path("file").write_text("not a directory")
     code, _, err = call("train", *SMALL, "run.directory=file/run")
     assert code == 2
-    assert err.startswith("durotaxis: cannot write file/run")
+    assert err.startswith("durotaxis: cannot write into file/run")
     assert len(err.splitlines()) == 1
     assert [path.name for path in Path().iterdir()] == ["file"]
 
@@ -171,7 +171,10 @@ def test_a_run_directory_in_use_is_left_as_it_is(call, small_run):
     before = {path: path.read_bytes() for path in small_run.rglob("*") if path.is_file()}
     code, _, err = call("train", *SMALL, f"run.directory={small_run}")
     assert code == 2
-    assert err == f"durotaxis: {small_run} already holds a run; choose another run.directory\n"
+    assert err == (
+        f"durotaxis: {small_run} already holds a run (it contains config.yaml); "
+        "choose another run.directory or resume it\n"
+    )
     assert {path: path.read_bytes() for path in small_run.rglob("*") if path.is_file()} == before
 
 
@@ -294,7 +297,7 @@ def test_evaluating_prints_a_table_and_writes_json(call, small_run):
     assert max(row["length"] for row in result["episodes"]) <= 20
     again = call("evaluate", str(small_run / "checkpoints" / "last.pt"), "--seeds", "2", "env.max_steps=20")
     assert again[0] == 0
-    same = json.loads((small_run / "evaluation-quick.json").read_text())
+    same = json.loads((small_run / "evaluation-quick-changed.json").read_text())
     assert [row["reason"] for row in same["episodes"]] == [row["reason"] for row in result["episodes"][:2]]
 
 

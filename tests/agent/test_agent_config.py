@@ -53,7 +53,7 @@ def test_other_spellings_join_what_is_said_beside_them():
         ({"wsa_num_ptms": 0}, "between 1 and 3"),
         ({"wsa_num_ptms": True}, "between 1 and 3"),
         ({"wsa_embedding_dim": 0}, "greater than or equal to 1"),
-        ({"wsa_config": {"attention_temperature": 0}}, "greater than 0"),
+        ({"wsa_config": {"attention_temperature": 0}}, "greater than or equal to 0.001"),
         ({"backbone": "resnet18_randon"}, "resnet18_random"),
         ({"use_was": True}, "Extra inputs"),
         ({"image": {"scope": "node"}}, "needs `source: tokens`"),
