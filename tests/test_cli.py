@@ -45,6 +45,7 @@ SMALL = [
     "ppo.num_epochs=1",
     "ppo.num_minibatches=2",
     "training.total_steps=96",
+    "training.evaluate_every=0",
     "monitor.tensorboard=false",
     "run.device=cpu",
 ]
@@ -249,6 +250,16 @@ def test_the_switch_leaves_the_baseline(call):
     assert code == 0
     assert "plain actor with graph_cnn" in out
     assert "attention" not in out
+
+
+def test_training_evaluates_on_tuning_seeds_and_keeps_the_best(call):
+    evaluated = ["training.evaluate_every=32", "training.evaluation_episodes=2", "env.max_steps=10"]
+    code, out, _ = call("train", *SMALL, *evaluated, "training.total_steps=64", "run.directory=run")
+    assert code == 0
+    assert "evaluated 0.00" in out
+    rows = read_jsonl(Path("run/evaluations.jsonl"))
+    assert [(row["step"], row["seed"]) for row in rows] == [(32, 1_000_000), (32, 1_000_001), (64, 1_000_000), (64, 1_000_001)]  # fmt: skip
+    assert Path("run/checkpoints/best.pt").is_file()
 
 
 def test_interrupting_saves_and_resuming_equals_going_through(call, monkeypatch, small_run):

@@ -18,7 +18,12 @@ from durotaxis.study.config import RootConfig
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w+)\n(?P<text>.*?)\n```", re.DOTALL)
 SHORTER = {
-    "train": ["training.total_steps=64", "ppo.num_colonies=8", "ppo.rollout_steps=8"],
+    "train": [
+        "training.total_steps=64",
+        "training.evaluate_every=0",
+        "ppo.num_colonies=8",
+        "ppo.rollout_steps=8",
+    ],
     "evaluate": ["--seeds", "2"],
     "score": ["--seeds", "4", "--out", "scores.json"],
 }
