@@ -108,7 +108,10 @@ def test_record_tables_are_the_schema():
     assert between[1].strip() == schema_table().strip(), "paste durotaxis.records.schema_table() again"
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+PAGES = [*DOCS.rglob("*.md"), DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda path: path.name)
 def test_links_lead_somewhere(page):
     text = page.read_text("utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

@@ -82,3 +82,14 @@ def test_scope_node_reads_tokens_pooled():
     assert ImageConfig(scope="node", source="tokens", readout="pooled").scope == "node"
     with pytest.raises(ValidationError, match="scope `node`"):
         ImageConfig(scope="node", source="tokens", readout="sampled")
+
+
+def test_an_override_in_another_spelling_replaces_what_the_file_says(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("actor_critic: {use_wsa: false, wsa_config: {embedding_dim: 64}}\n")
+    from durotaxis.core.config import load_sections
+
+    overrides = ["actor_critic.use_wsa_enhancement=true", "actor_critic.wsa_embedding_dim=32"]
+    config = load_sections(path, {"actor_critic": ActorCriticConfig}, overrides)["actor_critic"]
+    assert (config.use_wsa, config.wsa_config.embedding_dim) == (True, 32)
+    assert len(config.notes) == 2

@@ -19,6 +19,7 @@ from durotaxis.agent.distributions import ActionDistribution, ActionSample
 from durotaxis.agent.encoder import Encoder
 from durotaxis.agent.graph import flatten
 from durotaxis.agent.image import View
+from durotaxis.core.config import merge
 from durotaxis.core.errors import UserError
 from durotaxis.core.struct import Struct
 from durotaxis.env.types import NUM_KINDS, PARAMETERS, Action, Observation
@@ -241,19 +242,16 @@ def _read_config(source: Any, overrides: Mapping[str, Any]) -> tuple[EncoderConf
 def _override(config: ActorCriticConfig, overrides: Mapping[str, Any]) -> ActorCriticConfig:
     """The config with some keys replaced, checked again as a whole."""
     try:
-        changed = ActorCriticConfig.model_validate(_merge(config.model_dump(exclude_unset=True), overrides))
+        values = config.model_dump(exclude_unset=True)
+        for old in overrides.keys() & ActorCriticConfig.other_spellings.keys():
+            *section, key = ActorCriticConfig.other_spellings[old].split(".")
+            (values.get(section[0], {}) if section else values).pop(key, None)
+        changed = ActorCriticConfig.model_validate(merge(values, overrides))
     except ValidationError as error:
-        lines = [f"actor_critic.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"{'.'.join(['actor_critic', *map(str, e['loc'])])}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise UserError("; ".join(lines)) from error
     changed._notes = config.notes + changed.notes
     return changed
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        inner = merged.get(key)
-        merged[key] = (
-            _merge(inner, value) if isinstance(value, Mapping) and isinstance(inner, Mapping) else value
-        )
-    return merged

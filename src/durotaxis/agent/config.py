@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, field_validator, model_validator
 
@@ -80,6 +80,10 @@ class ActorCriticConfig(Config):
     image: ImageConfig = ImageConfig()
     wsa_config: WSAConfig = WSAConfig()
 
+    other_spellings: ClassVar[Mapping[str, str]] = {
+        "use_wsa_enhancement": "use_wsa",
+        "wsa_embedding_dim": "wsa_config.embedding_dim",
+    }
     _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @property

@@ -8,9 +8,9 @@ Every error of a file and of the overrides on top of it is reported at once, one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -24,6 +24,9 @@ class Config(BaseModel):
     """Base of every section: frozen; unknown keys refused; numbers finite, and never `true` or `false`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    other_spellings: ClassVar[Mapping[str, str]] = {}
+    """Accepted key -> the dotted key it stands for; an override with either replaces what a file says."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -73,7 +76,7 @@ def load_config(path: Path | str | None, model: type[Model], overrides: Sequence
     Raises:
         ConfigError: all that is wrong, at once.
     """
-    document, lines = _read(path, overrides)
+    document, lines = _read(path, overrides, lambda key: _model_at(model, key))
     for name, value in document.values.items():
         if value is None and any(issubclass(leaf, Config) for leaf in _leaves_at(model, name)):
             document.values[name] = {}  # a section whose every line is commented out
@@ -96,7 +99,9 @@ def load_sections(
     Raises:
         ConfigError: all that is wrong with these sections, at once.
     """
-    document, lines = _read(path, overrides)
+    document, lines = _read(
+        path, overrides, lambda key: _model_at(models[key[0]], key[1:]) if key[0] in models else None
+    )
     for name in (override.partition("=")[0].strip() for override in overrides):
         if name.partition(".")[0] not in models:
             lines.append(f"command line: {name}: must start with one of: {', '.join(models)}")
@@ -109,6 +114,16 @@ def load_sections(
     return sections
 
 
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`; mappings on both sides are merged, all else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        merged[key] = merge(inner, value) if both else value
+    return merged
+
+
 def to_yaml(config: Config) -> str:
     """Every value of a configuration, defaults included, as YAML that loads back equal."""
     return dump(config.model_dump(mode="json"))
@@ -119,7 +134,11 @@ def to_schema(model: type[Config]) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
 
 
-def _read(path: Path | str | None, overrides: Sequence[str]) -> tuple[Document, list[str]]:
+def _read(
+    path: Path | str | None,
+    overrides: Sequence[str],
+    model_at: Callable[[Any], type[Config] | None],
+) -> tuple[Document, list[str]]:
     """The document with the overrides that can be applied, and what is wrong with the others."""
     try:
         document = Document() if path is None else read_file(Path(path))
@@ -128,7 +147,11 @@ def _read(path: Path | str | None, overrides: Sequence[str]) -> tuple[Document, 
     lines = []
     for override in overrides:
         try:
-            document.assign(*read_override(override))
+            key, value = read_override(override)
+            owner = model_at(key) if len(key) > 1 else None
+            if owner is not None and key[-1] in owner.other_spellings:
+                document.remove((*key[:-1], *owner.other_spellings[str(key[-1])].split(".")))
+            document.assign(key, value)
         except MarkedError as error:
             lines.append(str(error))
     return document, lines
@@ -213,6 +236,16 @@ def _got(detail: ErrorDetails) -> str:
 def _order(place: str) -> tuple[int, ...]:
     numbers = [int(part) for part in place.split(":")[-2:] if part.isdecimal()]
     return (0, *numbers) if len(numbers) == 2 else (1,)
+
+
+def _model_at(model: type[Config], key: Key) -> type[Config] | None:
+    """The model of the mapping that holds `key`."""
+    for part in key[:-1]:
+        found = [leaf for leaf in _leaves_at(model, str(part)) if issubclass(leaf, Config)]
+        if not found:
+            return None
+        model = found[0]
+    return model
 
 
 def _leaves_at(model: type, name: str) -> list[type]:

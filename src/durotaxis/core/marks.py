@@ -86,6 +86,14 @@ class Document:
             del self.places[old]
         self.places[key] = COMMAND_LINE
 
+    def remove(self, key: Key) -> None:
+        """Forget the value at `key` of nested mappings; nothing happens where there is none."""
+        parent: Any = self.values
+        for part in key[:-1]:
+            parent = parent.get(part) if isinstance(parent, dict) else None
+        if isinstance(parent, dict):
+            parent.pop(key[-1], None)
+
 
 def dump(values: Any) -> str:
     """YAML text that reads back equal under either version's rules."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from durotaxis.core.config import Config
+from durotaxis.core.config import Config, merge
 
 STIFFNESS_MIN, STIFFNESS_MAX = 0.1, 200.0
 """kPa; values outside are refused."""
@@ -223,7 +223,7 @@ class EnvConfig(Config):
             return data
         from durotaxis.env.scenarios import scenario_values
 
-        return _merge(scenario_values(name), data)
+        return merge(scenario_values(name), data)
 
     @model_validator(mode="after")
     def _check_counts(self) -> EnvConfig:
@@ -236,13 +236,3 @@ class EnvConfig(Config):
                 f"num_initial_nodes ({self.num_initial_nodes}) must not be above max_nodes ({self.max_nodes})"
             )
         return self
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged

@@ -1,0 +1,1 @@
+"""Tasks of the domain that make pre-trained models. Nothing is here yet."""
