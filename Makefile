@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      train the agent of configs/quick.yaml and compare it (about ten minutes)"
+	@echo "make demo      train the agent of configs/quick.yaml and compare it (about ten minutes after the installation)"
 	@echo "make test      style, types and tests (at most eight minutes)"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make format    put every file into the house style"
