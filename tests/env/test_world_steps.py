@@ -44,7 +44,7 @@ WORLDS = {
         "goal_margin": 0.45,
         "left_moves_limit": 3,
         "delta_time": 1,
-        "hill_exponent": 1.5,
+        "response": {"exponent": 1.5},
         "observation": {"count_scale": 33, "frame_size": 50.0},
         "reward": {"spawn_threshold": 0.1, "boundary_safe": 0.3, "survival": 0.05, "milestones": (0.1, 0.6)},
     },

@@ -49,6 +49,7 @@ def colony_at(
         drift_count=torch.tensor([plain.get("drift_count", 0)]),
         milestones=torch.tensor([plain.get("milestones", 0)]),
         front=torch.tensor([max(ground.along(x, y) for x, y in points)], dtype=torch.float32),
+        recoveries=torch.tensor([0]),
     )
 
 

@@ -122,7 +122,7 @@ class _Step:
         ground, config = self.ground, self.config
         stiffness = ground.stiffness(parent.x, parent.y)
         factor = min(max(1 + noise * xi, 0.0), 2.0)
-        reach = max_step / (1 + (half_saturation / stiffness) ** config.hill_exponent) * factor
+        reach = max_step / (1 + (half_saturation / stiffness) ** config.response.exponent) * factor
         heading = ground.direction + angle
         x, y = parent.x + reach * math.cos(heading), parent.y + reach * math.sin(heading)
         if config.boundary == "clamp":
@@ -213,7 +213,8 @@ class _Step:
         terms = dict.fromkeys(
             ("progress_centroid", "progress_front", "spawn", "delete", "population", "boundary"), 0.0
         )
-        terms |= {"edge_direction": 0.0, "effort": 0.0, "survival": c.survival, "termination": 0.0}
+        terms |= {"edge_direction": 0.0, "effort": 0.0, "survival": c.survival}
+        terms |= {"recovery": 0.0, "termination": 0.0}
         if num_after:
             moved = ground.along(*centroid(after.nodes)) - ground.along(*centroid(before.nodes))
             terms["progress_centroid"] = c.progress_centroid * moved / ground.length

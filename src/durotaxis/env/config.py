@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from durotaxis.core.config import Config, merge
+from durotaxis.core.config import Config, KeyedError, merge
 
 STIFFNESS_MIN, STIFFNESS_MAX = 0.1, 200.0
 """kPa; values outside are refused."""
@@ -129,6 +129,22 @@ class SpawnBounds(Config):
         return self.max_step[1], self.half_saturation[1], self.noise[1], self.angle[1]
 
 
+class ResponseConfig(Config):
+    """The law from stiffness to the length of a spawn step; the formulas stand in `env.response`."""
+
+    law: Literal["hill", "biphasic", "threshold"] = "hill"
+    exponent: Positive = 2.0  # h, the steepness
+    optimum: Stiffness = 6.0  # kPa, where steps are longest (biphasic)
+    threshold: Stiffness = 0.5  # kPa, below which nothing grows (threshold)
+
+    @model_validator(mode="after")
+    def _constants_of_the_law(self) -> ResponseConfig:
+        for name, law in (("optimum", "biphasic"), ("threshold", "threshold")):
+            if self.law != law and getattr(self, name) != type(self).model_fields[name].default:
+                raise KeyedError(name, f"counts under `law: {law}` only, not under `{self.law}`; remove it")
+        return self
+
+
 class ObservationConfig(Config):
     """What is observed beside nodes, edges and graph."""
 
@@ -157,19 +173,20 @@ class RewardConfig(Config):
     edge_direction: Finite = 0.0025
     effort: Finite = 0.0025
     milestone: Finite = 0.25
-    milestones: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)  # of the extent along `direction`
+    milestones: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)  # of the extent along `direction`; [] for none
     survival: Finite = 0.0
     success: Finite = 2.0
     extinct: Finite = -2.0
     overcrowded: Finite = -2.0
     out_of_bounds: Finite = -2.0
     drift: Finite = -2.0
+    recovery: Finite = -1.0  # each time an extinct colony starts anew
 
     @field_validator("milestones")
     @classmethod
     def _increasing(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         inside = all(0 < m <= 1 for m in value)
-        if not value or not inside or any(b <= a for a, b in itertools.pairwise(value)):
+        if not inside or any(b <= a for a, b in itertools.pairwise(value)):
             raise ValueError("milestones must increase within (0, 1]")
         return value
 
@@ -195,11 +212,13 @@ class EnvConfig(Config):
     delta_time: int = Field(default=3, ge=0)  # steps after which a node counts as old
     minutes_per_step: Positive = 10.0
     spawn_bounds: SpawnBounds = SpawnBounds()
-    hill_exponent: Positive = 2.0  # h in r = max_step / (1 + (half_saturation / E)^h)
+    response: ResponseConfig = ResponseConfig()
     boundary: Literal["clamp", "terminate"] = "clamp"
     goal_margin: float = Field(default=0.01, ge=0, lt=0.9)  # of L, before the far end
-    left_moves_limit: int = Field(default=30, ge=1)
-    mark_fraction: float = Field(default=0.15, gt=0, le=1)  # of the nodes above critical_nodes
+    left_moves_limit: int | None = Field(default=30, ge=1)  # steps running; null: drift ends nothing
+    overcrowding: Literal["terminate", "cap"] = "terminate"  # cap: no spawn beyond max_nodes, and no such end
+    max_recoveries: int = Field(default=0, ge=0)  # times an extinct colony starts anew within its episode
+    mark_fraction: float = Field(default=0.15, ge=0, le=1)  # of the nodes above critical_nodes; 0: no marks
     observation: ObservationConfig = ObservationConfig()
     reward: RewardConfig = RewardConfig()
 
@@ -207,6 +226,11 @@ class EnvConfig(Config):
     def num_slots(self) -> int:
         """N: `capacity`, or 2 * max_nodes, so that a colony can double in one step."""
         return self.capacity if self.capacity is not None else 2 * self.max_nodes
+
+    @property
+    def num_usable_slots(self) -> int:
+        """How many nodes a colony can have: every slot, or max_nodes under `overcrowding: cap`."""
+        return self.max_nodes if self.overcrowding == "cap" else self.num_slots
 
     @property
     def count_scale(self) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -12,11 +12,14 @@ from torch import Tensor
 from durotaxis.core.errors import UserError
 from durotaxis.env.check import check_action
 from durotaxis.env.config import EnvConfig
-from durotaxis.env.dynamics import advance, placed_spawns
+from durotaxis.env.dynamics import advance, slots_needed
+from durotaxis.env.hull import Chain, convex_hull, next_vertex
 from durotaxis.env.initial import initial_colony
-from durotaxis.env.observation import observe
+from durotaxis.env.observation import complete, observe, observe_survey
 from durotaxis.env.reward import Step, reward_terms
+from durotaxis.env.slots import crop, pad
 from durotaxis.env.substrate import Substrate, coordinates, make_substrate
+from durotaxis.env.survey import Survey, survey
 from durotaxis.env.termination import end_reason, split_ends
 from durotaxis.env.types import Action, Colony, Kind, Observation, Reason, Transition
 
@@ -30,26 +33,60 @@ def reset(config: EnvConfig, seeds: Tensor) -> tuple[Colony, Substrate]:
     return initial_colony(substrate, seeds, config), substrate
 
 
+@final
+@dataclass(frozen=True)
+class Kernels:
+    """The functions a step spends its time in; `env.compiled` has the same ones compiled."""
+
+    live: Callable[[Colony, Action, Substrate, EnvConfig], tuple[Survey, dict[str, Tensor], Tensor]]
+    observe: Callable[[Survey, tuple[Tensor, Tensor], EnvConfig], Observation]
+    next_vertex: Callable[[Chain, Tensor, Tensor], Chain]
+
+
+def live(
+    colony: Colony, action: Action, substrate: Substrate, config: EnvConfig
+) -> tuple[Survey, dict[str, Tensor], Tensor]:
+    """What a valid action leads to: (colonies after it, reward terms, reason [B])."""
+    was = survey(colony, substrate)
+    now = advance(was, action, config)
+    reason = end_reason(now, config)
+    return now, reward_terms(Step(was, action, now, reason, config)), reason
+
+
+EAGER = Kernels(live, observe_survey, next_vertex)
+
+
 def step(
-    colony: Colony, action: Action, substrate: Substrate, config: EnvConfig, validate: bool = True
+    colony: Colony,
+    action: Action,
+    substrate: Substrate,
+    config: EnvConfig,
+    validate: bool = True,
+    kernels: Kernels = EAGER,
 ) -> Transition:
     """One decision period. Nothing is reset: the observation is the last of its episode where it ended.
 
     Args:
         validate: check the action first; off only in loops that made the action from the mask themselves.
+        kernels: eager, or compiled for speed.
 
     Raises:
         UserError: an invalid action; the message names colony and node.
     """
     if validate:
         check_action(colony, action, config)
-    after, terms, reason = outcome(colony, action, substrate, config)
+    width = slots_needed(colony, action, config)
+    act = crop(action, width)
+    now, terms, reason = kernels.live(crop(colony, width), act, substrate, config)
+    hull = convex_hull(now.colony.position, now.colony.alive, kernels.next_vertex)
+    after = pad(now.colony, colony.capacity)
     terminated, truncated = split_ends(reason)
-    spawning = (colony.alive & (action.kind == Kind.SPAWN)).sum(1)
-    spawned = placed_spawns(colony, action).sum(1)
+    alive = colony.alive[:, :width]
+    spawning = (alive & (act.kind == Kind.SPAWN)).sum(1)
+    spawned = spawning.minimum(config.num_usable_slots - colony.num_nodes)
     return Transition(
         colony=after,
-        observation=observe(after, substrate, config),
+        observation=complete(kernels.observe(now, hull, config), after, now, config),
         reward=total_reward(terms),
         terms=terms,
         terminated=terminated,
@@ -57,7 +94,7 @@ def step(
         reason=reason,
         counts={
             "spawned": spawned,
-            "deleted": (colony.alive & (action.kind == Kind.DELETE)).sum(1),
+            "deleted": (alive & (act.kind == Kind.DELETE)).sum(1),
             "dropped": spawning - spawned,
         },
     )
@@ -67,9 +104,9 @@ def outcome(
     colony: Colony, action: Action, substrate: Substrate, config: EnvConfig
 ) -> tuple[Colony, dict[str, Tensor], Tensor]:
     """What a valid action leads to, without looking at it: (colony after, reward terms, reason [B])."""
-    after = advance(colony, action, substrate, config)
-    reason = end_reason(after, substrate, config)
-    return after, reward_terms(Step(colony, action, after, substrate, reason, config)), reason
+    width = slots_needed(colony, action, config)
+    now, terms, reason = live(crop(colony, width), crop(action, width), substrate, config)
+    return pad(now.colony, colony.capacity), terms, reason
 
 
 def total_reward(terms: dict[str, Tensor]) -> Tensor:

@@ -2,73 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
 import torch
 from torch import Tensor
 
+from durotaxis.core.struct import Struct
 
-def convex_hull(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Hull vertices and area by gift wrapping (Jarvis 1973), all sets at once.
 
-    One pass over the points finds the next vertex of every hull, in a tournament of orientation tests:
-    differences of float32 coordinates and their products are exact in float64 (for coordinates of similar
-    magnitude), so collinear points are recognised as such. Points on an edge are no vertices; every point at
-    a vertex's place is.
+@final
+@dataclass(frozen=True)
+class Chain(Struct):
+    """Lower hulls of C point sets, found from left to right as far as `x`, `y`."""
+
+    x: Tensor  # [C,1] float64, the vertex reached
+    y: Tensor  # [C,1] float64
+    vertex: Tensor  # [C,N] bool, points at the places of the vertices so far
+    area: Tensor  # [C,1] float64, twice the area between the chain so far and the x axis
+    open: Tensor  # [C,1] bool, there may be more
+
+
+def next_vertex(chain: Chain, x: Tensor, y: Tensor) -> Chain:
+    """One round of gift wrapping (Jarvis 1973) on every chain: to the point of least slope, the farthest of those.
+
+    Args:
+        chain: so far.
+        x, y: [C,N] float64 coordinates; x is -inf where there is no point.
+    """
+    dx = x - chain.x
+    slope = torch.where(dx > 0, (y - chain.y) / dx, torch.inf)
+    best = torch.where(slope == slope.amin(1, keepdim=True), dx, 0.0)
+    step = best.amax(1, keepdim=True).clamp_min(0.0)
+    is_open = step > 0
+    reached = (best == step) & is_open
+    here_y = torch.where(reached, y, -torch.inf).amax(1, keepdim=True)
+    here_y = torch.where(is_open, here_y, chain.y)
+    return Chain(
+        x=chain.x + step,
+        y=here_y,
+        vertex=chain.vertex | reached,
+        area=chain.area + step * (chain.y + here_y),
+        open=is_open,
+    )
+
+
+def convex_hull(
+    points: Tensor, mask: Tensor, next_vertex: Callable[[Chain, Tensor, Tensor], Chain] = next_vertex
+) -> tuple[Tensor, Tensor]:
+    """Hull vertices and areas, all sets at once.
+
+    The lower hulls of the sets and of their mirror images (the upper hulls) are wrapped side by side.
+    Differences of float32 coordinates are exact in float64 (for coordinates of similar magnitude), and correct
+    rounding gives equal quotients to equal slopes, so collinear points are recognised as such. Points on an
+    edge are no vertices; every point at a vertex's place is.
 
     Args:
         points: [B,N,2] float32.
         mask: [B,N] bool, which points exist.
+        next_vertex: the function of this name, compiled or not.
 
     Returns:
         vertex [B,N] bool, area [B] float32 (0 for fewer than three points or collinear ones).
     """
     batch, count = mask.shape
-    vertex = torch.zeros_like(mask)
-    area = torch.zeros(batch, dtype=torch.float64, device=points.device)
     if count == 0:
-        return vertex, area.to(points.dtype)
-    place = points.to(torch.float64)
-    start_slot = _leftmost(place, mask)
-    start = _at(place, start_slot)
-    current = start
-    open_ = mask.any(1)
-    # A hull has at most as many vertices as there are points; the loop ends when every hull has closed.
+        return torch.zeros_like(mask), points.new_zeros(batch)
+    x, y = points.to(torch.float64).unbind(-1)
+    x = torch.where(mask, x, -torch.inf).repeat(2, 1)
+    y = torch.cat([y, -y])
+    chain = _leftmost(x, y)
+    # A chain has at most as many vertices as there are points; the loop ends when the last has closed.
     for _ in range(count):
-        vertex |= (place == current[:, None]).all(-1) & mask & open_[:, None]
-        following = _most_clockwise(place - current[:, None], mask) + current
-        turn = current[:, 0] * following[:, 1] - current[:, 1] * following[:, 0]
-        area += torch.where(open_, turn, 0.0)
-        open_ = open_ & (following != start).any(-1)
-        current = torch.where(open_[:, None], following, current)
-        if not bool(open_.any()):
+        chain = next_vertex(chain, x, y)
+        if not bool(chain.open.any()):
             break
-    return vertex, (0.5 * area.abs()).to(points.dtype)
+    lower, upper = chain.area[:, 0].chunk(2)
+    return chain.vertex[:batch] | chain.vertex[batch:], (-0.5 * (lower + upper)).clamp_min(0.0).to(points.dtype)
 
 
-def _leftmost(place: Tensor, mask: Tensor) -> Tensor:
-    """The slot of the smallest x, and among those of the smallest y, [B] int64."""
-    x = torch.where(mask, place[..., 0], torch.inf)
-    first = x == x.amin(1, keepdim=True)
-    return torch.where(first & mask, place[..., 1], torch.inf).argmin(1)
-
-
-def _at(place: Tensor, slot: Tensor) -> Tensor:
-    return place.gather(1, slot[:, None, None].expand(-1, 1, 2))[:, 0]
-
-
-def _most_clockwise(offset: Tensor, mask: Tensor) -> Tensor:
-    """The offset [B,2] to the point that leaves all others on its left, the farthest of collinear ones.
-
-    Offsets of 0 (the current point and its doubles, and empty slots) are as near as can be, so they lose.
-    """
-    offset = torch.where(mask[..., None], offset, 0.0).transpose(1, 2)
-    # Channels x, y and squared length; each round halves the field of candidates.
-    best = torch.cat([offset, offset.square().sum(1, keepdim=True)], 1)
-    while best.shape[2] > 1:
-        half = best.shape[2] // 2
-        first, second, odd = best[..., :half], best[..., half : 2 * half], best[..., 2 * half :]
-        cross = first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]
-        take = (cross < 0) | ((cross == 0) & (second[:, 2] > first[:, 2]))
-        best = torch.where(take[:, None], second, first)
-        if odd.shape[2]:
-            best = torch.cat([best, odd], 2)
-    return best[:, :2, 0]
+def _leftmost(x: Tensor, y: Tensor) -> Chain:
+    """Every chain at its start: the point of the smallest x, and among those of the smallest y."""
+    exists = x > -torch.inf
+    first_x = torch.where(exists, x, torch.inf).amin(1, keepdim=True)
+    left = x == first_x
+    first_y = torch.where(left, y, torch.inf).amin(1, keepdim=True)
+    start = left & (y == first_y)
+    empty = ~exists.any(1, keepdim=True)
+    origin = torch.zeros_like(first_x)
+    return Chain(
+        x=torch.where(empty, origin, first_x),
+        y=torch.where(empty, origin, first_y),
+        vertex=start,
+        area=origin,
+        open=~empty,
+    )

@@ -1,4 +1,4 @@
-"""How an episode begins."""
+"""How an episode begins, and how an extinct colony starts anew."""
 
 from __future__ import annotations
 
@@ -22,41 +22,57 @@ def initial_colony(substrate: Substrate, seeds: Tensor, config: EnvConfig) -> Co
     Args:
         seeds: [B] int64 episode seeds.
     """
-    batch, slots, count = seeds.shape[0], config.num_slots, config.num_initial_nodes
-    device = seeds.device
-    node = torch.arange(count, device=device)
-    length, breadth = substrate.extent[:, 0, None], substrate.extent[:, 1, None]
-    s = START_ALONG * length * uniform(seeds[:, None], Purpose.INITIAL, 0, node)
-    low, high = START_ACROSS
-    t = breadth * (low + (high - low) * uniform(seeds[:, None], Purpose.INITIAL, 1, node))
-    living = clamp(from_coordinates(s, t, substrate), substrate)
-    order = coordinates(living, substrate)[0].argsort(1)
-    living = living.gather(1, order[..., None].expand_as(living))
-
-    slot = torch.arange(slots, device=device).expand(batch, slots)
-    alive = slot < count
-    position = torch.zeros(batch, slots, 2, device=device)
-    position[:, :count] = living
-    zeros = torch.zeros(batch, slots, dtype=torch.int64, device=device)
-    nothing = torch.zeros(batch, slots, dtype=torch.bool, device=device)
-    counter = torch.zeros(batch, dtype=torch.int64, device=device)
-    front = coordinates(living, substrate)[0].amax(1)
+    counter = torch.zeros(len(seeds), dtype=torch.int64, device=seeds.device)
+    founders = found(substrate, seeds, counter, counter, config, config.num_slots)
+    nothing = torch.zeros_like(founders["alive"])
+    front = coordinates(founders["position"][:, : config.num_initial_nodes], substrate)[0].amax(1)
     return Colony(
-        position=position,
-        alive=alive,
-        parent=torch.where(alive, slot - 1, -1),
-        node_id=torch.where(alive, slot, -1),
-        age=zeros,
+        **founders,
         newborn=nothing,
         marked=nothing,
-        spawn_share=torch.zeros(batch, slots, device=device),
         step=counter,
         seed=seeds.clone(),
-        next_id=counter + count,
+        next_id=counter + config.num_initial_nodes,
         drift_count=counter,
         milestones=milestones_reached(front, substrate, config),
         front=front,
+        recoveries=counter,
     )
+
+
+def found(
+    substrate: Substrate, seeds: Tensor, attempt: Tensor, first_id: Tensor, config: EnvConfig, slots: int
+) -> dict[str, Tensor]:
+    """The nodes of a fresh colony, {name: [B,slots]} for position, alive, parent, node_id, age, spawn_share.
+
+    Args:
+        seeds: [B] int64 episode seeds.
+        attempt: [B] int64, 0 at the start of an episode, r for its r-th recovery; another draw each.
+        first_id: [B] int64, node_id of the first founder.
+        slots: at least `num_initial_nodes`.
+    """
+    count, device = config.num_initial_nodes, seeds.device
+    node = torch.arange(count, device=device)
+    length, breadth = substrate.extent[:, 0, None], substrate.extent[:, 1, None]
+    along, across = (
+        uniform(seeds[:, None], Purpose.INITIAL, 2 * attempt[:, None] + axis, node) for axis in (0, 1)
+    )
+    low, high = START_ACROSS
+    places = from_coordinates(START_ALONG * length * along, breadth * (low + (high - low) * across), substrate)
+    living = clamp(places, substrate)
+    order = coordinates(living, substrate)[0].argsort(1)
+    living = living.gather(1, order[..., None].expand_as(living))
+
+    slot = torch.arange(slots, device=device).expand(len(seeds), slots)
+    alive = slot < count
+    return {
+        "position": torch.nn.functional.pad(living, (0, 0, 0, slots - count)),
+        "alive": alive,
+        "parent": torch.where(alive, slot - 1, -1),
+        "node_id": torch.where(alive, first_id[:, None] + slot, -1),
+        "age": torch.zeros_like(slot),
+        "spawn_share": torch.zeros(slot.shape, device=device),
+    }
 
 
 def milestones_reached(front: Tensor, substrate: Substrate, config: EnvConfig) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from durotaxis.env.config import STIFFNESS_MAX, STIFFNESS_MIN, EnvConfig
-from durotaxis.env.dynamics import centroid
 from durotaxis.env.hull import convex_hull
-from durotaxis.env.substrate import Substrate, lattice_coordinates, log_gradient, stiffness, stiffness_at
-from durotaxis.env.types import FIELD_SIZE, NUM_KINDS, Colony, Kind, Observation
+from durotaxis.env.slots import crop, pad
+from durotaxis.env.substrate import Substrate, lattice_coordinates, log_gradient, stiffness_at
+from durotaxis.env.survey import Survey, survey
+from durotaxis.env.types import FIELD_SIZE, NODE_FEATURES, NUM_KINDS, Colony, Kind, Observation
 
 LENGTH_SCALE = 10.0
 """µm: the longest noiseless step; lengths and gradients are measured in it."""
@@ -31,22 +32,42 @@ def observe(colony: Colony, substrate: Substrate, config: EnvConfig, scaled: boo
     Args:
         scaled: False gives physical units (µm, kPa, steps).
     """
-    width = max(1, int(colony.num_nodes.max()))
-    living = _crop(colony, width)
-    raw = _raw(living, substrate, config)
-    seen = _scale(raw, substrate, config) if scaled else raw
-    return replace(
-        seen,
-        **{
-            name: torch.nn.functional.pad(
-                value := getattr(seen, name),
-                (0, 0) * (value.dim() - 2) + (0, colony.capacity - width),
-                value=-1 if name == "parent" else 0,
-            )
-            for name in Observation.node_fields
-            if name != "action_mask"
-        },
+    living = crop(colony, max(1, int(colony.num_nodes.max())))
+    now = survey(living, substrate)
+    seen = observe_survey(now, convex_hull(living.position, living.alive), config, scaled)
+    return complete(seen, colony, now, config)
+
+
+def complete(seen: Observation, colony: Colony, now: Survey, config: EnvConfig) -> Observation:
+    """An observation of the living slots, widened to all slots of `colony`, with the action mask and the field."""
+    field = None
+    if config.observation.field:
+        field = field_picture(now.colony, now.substrate, seen.frame_low, seen.frame_high)
+    return replace(pad(seen, colony.capacity), action_mask=action_mask(colony, config), field=field)
+
+
+def observe_survey(
+    now: Survey, hull: tuple[Tensor, Tensor], config: EnvConfig, scaled: bool = True
+) -> Observation:
+    """What tensor arithmetic alone can see of surveyed colonies; `field` is left out.
+
+    Args:
+        hull: vertex [B,N] bool and area [B] of the living nodes.
+    """
+    colony = now.colony
+    middle = now.centroid.to(torch.float32)
+    low, high = _frame(middle, now.substrate, config)
+    return Observation(
+        nodes=_nodes(now, middle, hull[0], scaled),
+        node_mask=colony.alive,
+        edges=_edges(colony, scaled),
+        parent=torch.where(colony.is_edge, colony.parent, -1),
+        graph=_graph(now, config, middle, hull[1], scaled),
         action_mask=action_mask(colony, config),
+        position=colony.position,
+        frame_low=low,
+        frame_high=high,
+        field=None,
     )
 
 
@@ -57,15 +78,6 @@ def action_mask(colony: Colony, config: EnvConfig) -> Tensor:
     mask[..., Kind.REST] = True
     mask[..., Kind.DELETE] &= may_delete[:, None]
     return mask
-
-
-def frame(colony: Colony, substrate: Substrate, config: EnvConfig) -> tuple[Tensor, Tensor]:
-    """Lower left and upper right corner of the picture, each [B,2] µm."""
-    if config.observation.frame == "substrate":
-        return torch.zeros_like(substrate.size), substrate.size
-    middle = centroid(colony.position, colony.alive).to(torch.float32)
-    half = 0.5 * config.observation.frame_size
-    return middle - half, middle + half
 
 
 def field_picture(colony: Colony, substrate: Substrate, low: Tensor, high: Tensor) -> Tensor:
@@ -96,106 +108,106 @@ def _within(values: Tensor, size: Tensor) -> Tensor:
     return (values >= 0) & (values <= size[:, None])
 
 
-def _crop(colony: Colony, width: int) -> Colony:
-    """The first `width` slots of every per-node field; living nodes fill the first slots."""
-    names = ("position", "alive", "parent", "node_id", "age", "newborn", "marked", "spawn_share")
-    return replace(colony, **{name: getattr(colony, name)[:, :width].contiguous() for name in names})
-
-
-def _raw(colony: Colony, substrate: Substrate, config: EnvConfig) -> Observation:
-    alive, position = colony.alive, colony.position
-    middle = centroid(position, alive).to(torch.float32)
-    vertex, hull_area = convex_hull(position, alive)
-    low, high = frame(colony, substrate, config)
-    edges = _edges(colony)
-    return Observation(
-        nodes=_nodes(colony, substrate, middle, vertex),
-        node_mask=alive,
-        edges=edges,
-        parent=torch.where(colony.is_edge, colony.parent, -1),
-        graph=_graph(colony, substrate, config, middle, hull_area),
-        action_mask=alive[..., None],
-        position=position,
-        frame_low=low,
-        frame_high=high,
-        field=field_picture(colony, substrate, low, high) if config.observation.field else None,
-    )
-
-
-def _nodes(colony: Colony, substrate: Substrate, middle: Tensor, vertex: Tensor) -> Tensor:
-    alive, position = colony.alive, colony.position
-    edge = colony.is_edge
-    out_degree = torch.zeros_like(colony.parent).scatter_add(
-        1, colony.parent.clamp_min(0), edge.to(torch.int64)
-    )
-    along, across = log_gradient(position, substrate)
-    columns = (
-        position[..., 0],
-        position[..., 1],
-        stiffness(position, substrate),
-        edge,
-        out_degree,
-        _centrality(position, alive),
-        (position - middle[:, None]).norm(dim=-1),
-        vertex,
-        colony.newborn,
-        colony.age,
-        colony.marked,
-        along,
-        across,
-    )
-    features = torch.stack([column.to(torch.float32) for column in columns], -1)
-    return torch.where(alive[..., None], features, 0.0)
-
-
-def _centrality(position: Tensor, alive: Tensor) -> Tensor:
-    """10 µm over the mean distance to the other nodes, at most 100; 1 for a node that is alone."""
-    distance = torch.cdist(position, position, compute_mode="donot_use_mm_for_euclid_dist")
-    total = (distance * alive[:, None]).sum(-1, dtype=torch.float64)
-    others = (alive.sum(1) - 1)[:, None]
-    mean = (total / others.clamp_min(1)).clamp_min(LENGTH_SCALE / MAX_CENTRALITY)
-    return torch.where(others > 0, LENGTH_SCALE / mean, 1.0).to(torch.float32)
-
-
-def _edges(colony: Colony) -> Tensor:
-    parent = colony.parent.clamp_min(0)
-    start = colony.position.gather(1, parent[..., None].expand(-1, -1, 2))
-    edge = colony.position - start
-    length = edge.norm(dim=-1, keepdim=True)
-    unit = torch.where(length > 0, edge / length.clamp_min(1e-12), 0.0)
-    return torch.where(colony.is_edge[..., None], torch.cat([length, unit], -1), 0.0)
-
-
-def _graph(
-    colony: Colony, substrate: Substrate, config: EnvConfig, middle: Tensor, hull_area: Tensor
-) -> Tensor:
-    alive = colony.alive
-    count = colony.num_nodes.to(torch.float32)
-    edges = colony.is_edge.sum(1).to(torch.float32)
-    box_min = torch.where(alive[..., None], colony.position, torch.inf).amin(1)
-    box_max = torch.where(alive[..., None], colony.position, -torch.inf).amax(1)
-    box = box_max - box_min
-    columns = (
-        count,
-        edges,
-        torch.where(count > 1, edges / (count * (count - 1)).clamp_min(1), 0.0),
-        *middle.unbind(1),
-        *box_min.unbind(1),
-        *box_max.unbind(1),
-        *box.unbind(1),
-        box.prod(1),
-        hull_area,
-        edges / count.clamp_min(1),
-        colony.drift_count / config.left_moves_limit,
-        next_milestone(colony, config),
-    )
-    return torch.where(alive.any(1)[:, None], torch.stack(columns, -1), 0.0)
-
-
 def next_milestone(colony: Colony, config: EnvConfig) -> Tensor:
     """The next milestone as a fraction of L, [B]; 1 when all are reached."""
     marks = torch.tensor((*config.reward.milestones, 1.0), device=colony.milestones.device)
     return marks[colony.milestones]
+
+
+def _frame(middle: Tensor, substrate: Substrate, config: EnvConfig) -> tuple[Tensor, Tensor]:
+    """Lower left and upper right corner of the picture, each [B,2] µm."""
+    if config.observation.frame == "substrate":
+        return torch.zeros_like(substrate.size), substrate.size
+    half = 0.5 * config.observation.frame_size
+    return middle - half, middle + half
+
+
+def _nodes(now: Survey, middle: Tensor, vertex: Tensor, scaled: bool) -> Tensor:
+    colony, substrate = now.colony, now.substrate
+    edge = colony.is_edge.to(torch.float32)
+    out_degree = torch.zeros_like(edge).scatter_add(1, colony.parent.clamp_min(0), edge)
+    along, across = log_gradient(colony.position, substrate)
+    columns = {
+        "x": colony.position[..., 0],
+        "y": colony.position[..., 1],
+        "stiffness": now.stiffness,
+        "in_degree": edge,
+        "out_degree": out_degree,
+        "centrality": _centrality(colony.position, colony.alive, now.num_nodes),
+        "centroid_distance": (colony.position - middle[:, None]).square().sum(-1).sqrt(),
+        "hull": vertex,
+        "newborn": colony.newborn,
+        "age": colony.age.to(torch.float32),
+        "marked": colony.marked,
+        "gradient_along": along,
+        "gradient_across": across,
+    }
+    if scaled:
+        columns |= _scale_nodes(columns, substrate)
+    features = torch.stack([columns[name].to(torch.float32) for name in NODE_FEATURES], -1)
+    return torch.where(colony.alive[..., None], features, 0.0)
+
+
+def _scale_nodes(raw: dict[str, Tensor], substrate: Substrate) -> dict[str, Tensor]:
+    """The columns whose scaled form differs from the raw one."""
+    width, height = substrate.size[:, 0, None], substrate.size[:, 1, None]
+    spread = substrate.extent.prod(1).sqrt()[:, None] / 10.0
+    return {
+        "x": raw["x"] / width,
+        "y": raw["y"] / height,
+        "stiffness": scale_stiffness(raw["stiffness"]),
+        "in_degree": raw["in_degree"] / _DEGREE_SCALE,
+        "out_degree": raw["out_degree"].clamp_max(_DEGREE_LIMIT) / _DEGREE_SCALE,
+        "centrality": raw["centrality"].clamp_max(_CENTRALITY_LIMIT),
+        "centroid_distance": raw["centroid_distance"] / spread,
+        "age": raw["age"].clamp_max(_AGE_LIMIT) / _AGE_LIMIT,
+        "gradient_along": raw["gradient_along"] * LENGTH_SCALE,
+        "gradient_across": raw["gradient_across"] * LENGTH_SCALE,
+    }
+
+
+def _centrality(position: Tensor, alive: Tensor, num_nodes: Tensor) -> Tensor:
+    """10 µm over the mean distance to the other nodes, at most 100; 1 for a node that is alone."""
+    x, y = position[..., 0], position[..., 1]
+    dx, dy = x[:, :, None] - x[:, None], y[:, :, None] - y[:, None]
+    # In place: [B,N,N] is by far the largest tensor of a step.
+    distance = dx.mul_(dx).addcmul_(dy, dy).sqrt_().mul_(alive[:, None].to(dx.dtype))
+    others = (num_nodes - 1)[:, None]
+    mean = distance.sum(-1, dtype=torch.float64) / others.clamp_min(1)
+    central = LENGTH_SCALE / mean.clamp_min(LENGTH_SCALE / MAX_CENTRALITY)
+    return torch.where(others > 0, central, 1.0).to(torch.float32)
+
+
+def _edges(colony: Colony, scaled: bool) -> Tensor:
+    parent = colony.parent.clamp_min(0)
+    start = colony.position.gather(1, parent[..., None].expand(-1, -1, 2))
+    edge = colony.position - start
+    length = edge.square().sum(-1, keepdim=True).sqrt()
+    unit = edge / length.clamp_min(1e-12)
+    features = torch.cat([length / LENGTH_SCALE if scaled else length, unit], -1)
+    return torch.where(colony.is_edge[..., None], features, 0.0)
+
+
+def _graph(now: Survey, config: EnvConfig, middle: Tensor, hull_area: Tensor, scaled: bool) -> Tensor:
+    colony, size = now.colony, now.substrate.size
+    alive = colony.alive
+    count = now.num_nodes.to(torch.float32)
+    edges = colony.is_edge.sum(1).to(torch.float32)
+    box_min = torch.where(alive[..., None], colony.position, torch.inf).amin(1)
+    box_max = torch.where(alive[..., None], colony.position, -torch.inf).amax(1)
+    limit = config.left_moves_limit
+    drift = torch.zeros_like(count) if limit is None else colony.drift_count / limit
+    density = edges / (count * (count - 1)).clamp_min(1)
+    degree = edges / count.clamp_min(1)
+    places = [middle, box_min, box_max, box_max - box_min]
+    area = torch.stack([(box_max - box_min).prod(1), hull_area], 1)
+    if scaled:
+        count, edges = count / config.count_scale, edges / config.count_scale
+        places = [place / size for place in places]
+        area = area / size.prod(1, keepdim=True)
+    rest = torch.stack([degree, drift, next_milestone(colony, config)], 1)
+    features = torch.cat([torch.stack([count, edges, density], 1), *places, area, rest], 1)
+    return torch.where((now.num_nodes > 0)[:, None], features, 0.0)
 
 
 def _density(colony: Colony, which: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -208,44 +220,3 @@ def _density(colony: Colony, which: Tensor, low: Tensor, high: Tensor) -> Tensor
     counts = torch.zeros(batch, size * size, device=low.device)
     counts = counts.scatter_add(1, torch.where(inside, pixel, 0), inside.to(torch.float32))
     return (counts / _NODES_PER_PIXEL).clamp_max(1.0).view(batch, size, size)
-
-
-def _scale(raw: Observation, substrate: Substrate, config: EnvConfig) -> Observation:
-    width, height = (substrate.size[:, k, None] for k in (0, 1))
-    length, breadth = substrate.extent.unbind(1)
-    x, y, local, in_degree, out_degree, central, distance, hull, newborn, age, marked, along, across = (
-        raw.nodes.unbind(-1)
-    )
-    spread = torch.sqrt(length * breadth)[:, None] / 10.0
-    nodes = torch.stack(
-        [
-            x / width,
-            y / height,
-            scale_stiffness(local.clamp_min(STIFFNESS_MIN)),
-            in_degree / _DEGREE_SCALE,
-            out_degree.clamp_max(_DEGREE_LIMIT) / _DEGREE_SCALE,
-            central.clamp_max(_CENTRALITY_LIMIT),
-            distance / spread,
-            hull,
-            newborn,
-            age.clamp_max(_AGE_LIMIT) / _AGE_LIMIT,
-            marked,
-            along * LENGTH_SCALE,
-            across * LENGTH_SCALE,
-        ],
-        -1,
-    )
-    return replace(
-        raw,
-        nodes=torch.where(raw.node_mask[..., None], nodes, 0.0),
-        edges=torch.cat([raw.edges[..., :1] / LENGTH_SCALE, raw.edges[..., 1:]], -1),
-        graph=raw.graph / _graph_scales(substrate, config),
-    )
-
-
-def _graph_scales(substrate: Substrate, config: EnvConfig) -> Tensor:
-    width, height = substrate.size.unbind(1)
-    one = torch.ones_like(width)
-    counts = config.count_scale * one
-    places = (width, height) * 4
-    return torch.stack([counts, counts, one, *places, width * height, width * height, one, one, one], 1)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from durotaxis.env.config import EnvConfig
-from durotaxis.env.dynamics import centroid, placed_spawns
-from durotaxis.env.substrate import Substrate, coordinates, stiffness
+from durotaxis.env.dynamics import placed_spawns
+from durotaxis.env.substrate import Substrate
+from durotaxis.env.survey import Survey, node_mean
 from durotaxis.env.types import Action, Colony, Kind, Reason
 
 
@@ -25,17 +26,31 @@ from durotaxis.env.types import Action, Colony, Kind, Reason
 class Step:
     """What the terms are computed from."""
 
-    before: Colony
+    was: Survey
     action: Action
-    after: Colony
-    substrate: Substrate
+    now: Survey
     reason: Tensor  # [B] int64
     config: EnvConfig
+
+    @property
+    def before(self) -> Colony:
+        """The colonies before the step."""
+        return self.was.colony
+
+    @property
+    def after(self) -> Colony:
+        """The colonies after it."""
+        return self.now.colony
+
+    @property
+    def substrate(self) -> Substrate:
+        """The ground under both."""
+        return self.now.substrate
 
     @cached_property
     def per_node(self) -> Tensor:
         """1 / N before the step, [B]; 0 for an empty colony."""
-        count = self.before.num_nodes
+        count = self.was.num_nodes
         return torch.where(count > 0, 1.0 / count.clamp_min(1).to(torch.float32), 0.0)
 
     @cached_property
@@ -46,7 +61,7 @@ class Step:
     @cached_property
     def extinct(self) -> Tensor:
         """[B] bool: nobody lives after the step."""
-        return ~self.after.alive.any(1)
+        return self.now.num_nodes == 0
 
     def over_nodes(self, values: Tensor) -> Tensor:
         """Sum of values [B,N] times 1 / N before, [B] float32."""
@@ -55,21 +70,21 @@ class Step:
 
 def progress_centroid(step: Step) -> Tensor:
     """c · (centroid's s after - before) / L."""
-    gain = _centroid_s(step.after, step.substrate) - _centroid_s(step.before, step.substrate)
+    gain = step.now.centroid_s - step.was.centroid_s
     gain = (gain / step.substrate.extent[:, 0]).to(torch.float32)
     return step.config.reward.progress_centroid * torch.where(step.extinct, 0.0, gain)
 
 
 def progress_front(step: Step) -> Tensor:
     """c · (front's s after - before) / L."""
-    gain = _front_s(step.after, step.substrate) - _front_s(step.before, step.substrate)
-    gain = torch.where(step.extinct | ~step.before.alive.any(1), 0.0, gain)
+    gain = step.now.front - step.was.front
+    gain = torch.where(step.extinct | (step.was.num_nodes == 0), 0.0, gain)
     return step.config.reward.progress_front * gain / step.substrate.extent[:, 0]
 
 
 def spawn(step: Step) -> Tensor:
     """c/N · Σ over children of (+1 on stiffer ground than the parent, else -1), less what dead youths owe."""
-    local = stiffness(step.after.position, step.substrate)
+    local = step.now.stiffness
     threshold = 1.0 + step.config.reward.spawn_threshold
     uphill = local > _at_parent(local, step.after) * threshold
     sign = torch.where(uphill, 1.0, -1.0) * step.after.newborn
@@ -91,21 +106,20 @@ def delete(step: Step) -> Tensor:
 
 def population(step: Step) -> Tensor:
     """-c below 2 nodes; -c · (N - N_c) / N_c above N_c = critical_nodes."""
-    reward, count, critical = step.config.reward, step.after.num_nodes, step.config.critical_nodes
+    reward, count, critical = step.config.reward, step.now.num_nodes, step.config.critical_nodes
     excess = (count - critical).clamp_min(0).to(torch.float32) / critical
     return torch.where(count < 2, -reward.too_few, -reward.too_many * excess)
 
 
 def boundary(step: Step) -> Tensor:
     """Mean over nodes: a cost in the three zones along the sides, a bonus in the safe centre."""
-    reward, alive = step.config.reward, step.after.alive
-    _, t = coordinates(step.after.position, step.substrate)
+    reward, t = step.config.reward, step.now.t
     breadth = step.substrate.extent[:, 1, None]
     q = torch.minimum(t, breadth - t) / breadth
     value = torch.full_like(q, reward.boundary_safe)
     for zone, weight in reversed(list(zip(reward.boundary_zones, reward.boundary_weights, strict=True))):
         value = torch.where(q < zone, -reward.boundary * weight, value)
-    return centroid(value, alive).to(torch.float32)
+    return node_mean(value, step.after.alive).to(torch.float32)
 
 
 def edge_direction(step: Step) -> Tensor:
@@ -121,7 +135,7 @@ def edge_direction(step: Step) -> Tensor:
 def effort(step: Step) -> Tensor:
     """-c/N · Σ over spawning nodes of (max_step / 10 µm)² + 2 kPa / half_saturation."""
     max_step, half_saturation = step.action.parameters[..., 0], step.action.parameters[..., 1]
-    placed = placed_spawns(step.before, step.action)
+    placed = placed_spawns(step.before, step.action, step.config)
     cost = (max_step / 10.0) ** 2 + 2.0 / torch.where(placed, half_saturation, 1.0)
     return -step.config.reward.effort * step.over_nodes(torch.where(placed, cost, 0.0))
 
@@ -135,6 +149,12 @@ def milestone(step: Step) -> Tensor:
 def survival(step: Step) -> Tensor:
     """c every step; 0 by default, because being alive is no achievement."""
     return torch.full_like(step.per_node, step.config.reward.survival)
+
+
+def recovery(step: Step) -> Tensor:
+    """c each time an extinct colony starts anew (`max_recoveries` allows it)."""
+    again = step.after.recoveries - step.before.recoveries
+    return step.config.reward.recovery * again.to(torch.float32)
 
 
 def termination(step: Step) -> Tensor:
@@ -166,6 +186,7 @@ TERMS: Mapping[str, Callable[[Step], Tensor]] = MappingProxyType(
             effort,
             milestone,
             survival,
+            recovery,
             termination,
         )
     }
@@ -176,14 +197,6 @@ TERMS: Mapping[str, Callable[[Step], Tensor]] = MappingProxyType(
 def reward_terms(step: Step) -> dict[str, Tensor]:
     """Every term by name, [B] float32 each."""
     return {name: term(step) for name, term in TERMS.items()}
-
-
-def _centroid_s(colony: Colony, substrate: Substrate) -> Tensor:
-    return centroid(coordinates(colony.position, substrate)[0], colony.alive)
-
-
-def _front_s(colony: Colony, substrate: Substrate) -> Tensor:
-    return torch.where(colony.alive, coordinates(colony.position, substrate)[0], -torch.inf).amax(1)
 
 
 def _at_parent(values: Tensor, colony: Colony) -> Tensor:

@@ -6,20 +6,29 @@ import torch
 from torch import Tensor
 
 from durotaxis.env.config import EnvConfig
-from durotaxis.env.substrate import Substrate, coordinates, is_inside
-from durotaxis.env.types import Colony, Reason
+from durotaxis.env.substrate import is_inside
+from durotaxis.env.survey import Survey
+from durotaxis.env.types import Reason
 
 
-def end_reason(colony: Colony, substrate: Substrate, config: EnvConfig) -> Tensor:
+def end_reason(now: Survey, config: EnvConfig) -> Tensor:
     """The first reason that applies, in the order of `Reason`, [B] int64; RUNNING where none does."""
-    s, _ = coordinates(colony.position, substrate)
+    colony, substrate = now.colony, now.substrate
+    never = torch.zeros_like(now.num_nodes, dtype=torch.bool)
     goal = substrate.extent[:, 0] * (1.0 - config.goal_margin)
+    crowded, outside, drifted = never, never, never
+    if config.overcrowding == "terminate":
+        crowded = now.num_nodes > config.max_nodes
+    if config.boundary == "terminate":
+        outside = (colony.alive & ~is_inside(colony.position, substrate)).any(1)
+    if config.left_moves_limit is not None:
+        drifted = colony.drift_count >= config.left_moves_limit
     checks = (
-        (Reason.SUCCESS, (colony.alive & (s >= goal[:, None])).any(1)),
-        (Reason.EXTINCT, ~colony.alive.any(1)),
-        (Reason.OVERCROWDED, colony.num_nodes > config.max_nodes),
-        (Reason.OUT_OF_BOUNDS, (colony.alive & ~is_inside(colony.position, substrate)).any(1)),
-        (Reason.DRIFT, colony.drift_count >= config.left_moves_limit),
+        (Reason.SUCCESS, now.front >= goal),
+        (Reason.EXTINCT, now.num_nodes == 0),
+        (Reason.OVERCROWDED, crowded),
+        (Reason.OUT_OF_BOUNDS, outside),
+        (Reason.DRIFT, drifted),
         (Reason.MAX_STEPS, colony.step >= config.max_steps),
     )
     reason = torch.full_like(colony.step, Reason.RUNNING)

@@ -5,8 +5,10 @@ Dimensions: B colonies, N node slots (the capacity). Living nodes fill the first
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -81,6 +83,20 @@ class Reason(IntEnum):
 class Colony(Struct):
     """A batch of colonies: forests of nodes on elastic substrates."""
 
+    node_fields: ClassVar[Mapping[str, float | bool]] = MappingProxyType(
+        {
+            "position": 0.0,
+            "alive": False,
+            "parent": -1,
+            "node_id": -1,
+            "age": 0,
+            "newborn": False,
+            "marked": False,
+            "spawn_share": 0.0,
+        }
+    )
+    """Fields with one entry per slot -> what stands in empty slots."""
+
     position: Tensor  # [B,N,2] float32, µm; 0 in empty slots
     alive: Tensor  # [B,N] bool
     parent: Tensor  # [B,N] int64, slot of the parent; -1 for roots and empty slots
@@ -95,6 +111,7 @@ class Colony(Struct):
     drift_count: Tensor  # [B] int64, steps running in which the centroid fell back
     milestones: Tensor  # [B] int64, how many milestones the front has reached so far
     front: Tensor  # [B] float32, µm, largest s any node has reached so far
+    recoveries: Tensor  # [B] int64, how often this colony has started anew after extinction
 
     @property
     def batch_size(self) -> int:
@@ -121,6 +138,8 @@ class Colony(Struct):
 class Action(Struct):
     """One choice per node slot. Entries of empty slots are ignored; parameters count where kind = spawn."""
 
+    node_fields: ClassVar[Mapping[str, float | bool]] = MappingProxyType({"kind": 0, "parameters": 0.0})
+
     kind: Tensor  # [B,N] int64, Kind
     parameters: Tensor  # [B,N,4] float32, PARAMETERS in physical units within env.spawn_bounds
 
@@ -129,14 +148,10 @@ class Action(Struct):
 class Observation(Struct):
     """What an agent sees, raw (physical units) or scaled (of order 1). Empty slots are 0."""
 
-    node_fields: ClassVar[tuple[str, ...]] = (
-        "nodes",
-        "node_mask",
-        "edges",
-        "parent",
-        "action_mask",
-        "position",
+    node_fields: ClassVar[Mapping[str, float | bool]] = MappingProxyType(
+        {"nodes": 0.0, "node_mask": False, "edges": 0.0, "parent": -1, "action_mask": False, "position": 0.0}
     )
+    """Fields with one entry per slot -> what stands in empty slots (where rest alone is allowed)."""
 
     nodes: Tensor  # [B,N,13] float32, NODE_FEATURES
     node_mask: Tensor  # [B,N] bool
