@@ -19,7 +19,7 @@ from durotaxis.env.types import Action, Colony, Kind
 def advance(before: Survey, action: Action, config: EnvConfig) -> Survey:
     """The colony one decision period later: births, deaths, then age, marks and counters."""
     colony, substrate = before.colony, before.substrate
-    grown = _delete(_spawn(before, action, config), action.kind, config)
+    grown = _delete(_spawn(before, action, config), action, config)
     aged = replace(
         grown,
         age=torch.where(grown.alive & ~grown.newborn, grown.age + 1, 0),
@@ -43,14 +43,14 @@ def advance(before: Survey, action: Action, config: EnvConfig) -> Survey:
 
 def placed_spawns(colony: Colony, action: Action, config: EnvConfig) -> Tensor:
     """Nodes whose child finds a free slot, [B,N] bool: parents in slot order win."""
-    spawning = colony.alive & (action.kind == Kind.SPAWN)
+    spawning = colony.alive & action.spawns
     free = config.num_usable_slots - colony.num_nodes
     return spawning & (spawning.cumsum(1) <= free[:, None])
 
 
 def slots_needed(colony: Colony, action: Action, config: EnvConfig) -> int:
     """How many slots the fullest colony of the batch needs for this step, at most the capacity."""
-    wanted = int((colony.num_nodes + (colony.alive & (action.kind == Kind.SPAWN)).sum(1)).max())
+    wanted = int((colony.num_nodes + (colony.alive & action.spawns).sum(1)).max())
     if config.max_recoveries:
         wanted = max(wanted, config.num_initial_nodes)
     return max(1, min(colony.capacity, wanted))
@@ -129,10 +129,10 @@ def _child_position(
     return child
 
 
-def _delete(colony: Colony, kind: Tensor, config: EnvConfig) -> Colony:
+def _delete(colony: Colony, action: Action, config: EnvConfig) -> Colony:
     """Remove nodes that chose delete, hand their children to surviving ancestors, and pack the slots."""
     slots = colony.capacity
-    leaving = colony.alive & (kind == Kind.DELETE) & ~colony.newborn
+    leaving = colony.alive & action.deletes & ~colony.newborn
     keep = colony.alive & ~leaving
     parent = _surviving_ancestor(colony.parent, leaving, config.num_slots)
     rank = torch.where(keep, keep.cumsum(1) - 1, slots)

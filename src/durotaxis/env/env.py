@@ -82,7 +82,7 @@ def step(
     after = pad(now.colony, colony.capacity)
     terminated, truncated = split_ends(reason)
     alive = colony.alive[:, :width]
-    spawning = (alive & (act.kind == Kind.SPAWN)).sum(1)
+    spawning = (alive & act.spawns).sum(1)
     spawned = spawning.minimum(config.num_usable_slots - colony.num_nodes)
     return Transition(
         colony=after,
@@ -94,7 +94,7 @@ def step(
         reason=reason,
         counts={
             "spawned": spawned,
-            "deleted": (alive & (act.kind == Kind.DELETE)).sum(1),
+            "deleted": (alive & act.deletes).sum(1),
             "dropped": spawning - spawned,
         },
     )

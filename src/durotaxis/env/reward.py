@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from types import MappingProxyType
 
 import torch
@@ -47,18 +46,18 @@ class Step:
         """The ground under both."""
         return self.now.substrate
 
-    @cached_property
+    @property
     def per_node(self) -> Tensor:
         """1 / N before the step, [B]; 0 for an empty colony."""
         count = self.was.num_nodes
         return torch.where(count > 0, 1.0 / count.clamp_min(1).to(torch.float32), 0.0)
 
-    @cached_property
+    @property
     def deleted(self) -> Tensor:
         """Nodes of `before` that were deleted, [B,N] bool."""
-        return self.before.alive & (self.action.kind == Kind.DELETE)
+        return self.before.alive & self.action.deletes
 
-    @cached_property
+    @property
     def extinct(self) -> Tensor:
         """[B] bool: nobody lives after the step."""
         return self.now.num_nodes == 0
@@ -168,7 +167,7 @@ def termination(step: Step) -> Tensor:
         (Reason.OUT_OF_BOUNDS, reward.out_of_bounds),
         (Reason.DRIFT, reward.drift),
     ):
-        value = torch.where(step.reason == reason, coefficient, value)
+        value = torch.where(step.reason == int(reason), coefficient, value)
     return value
 
 

@@ -143,6 +143,17 @@ class Action(Struct):
     kind: Tensor  # [B,N] int64, Kind
     parameters: Tensor  # [B,N,4] float32, PARAMETERS in physical units within env.spawn_bounds
 
+    # `int`, because torch.compile takes a tensor to be different from every member of an enumeration.
+    @property
+    def spawns(self) -> Tensor:
+        """[B,N] bool: slots that chose spawn."""
+        return self.kind == int(Kind.SPAWN)
+
+    @property
+    def deletes(self) -> Tensor:
+        """[B,N] bool: slots that chose delete."""
+        return self.kind == int(Kind.DELETE)
+
 
 @dataclass(frozen=True)
 class Observation(Struct):
