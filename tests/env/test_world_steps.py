@@ -48,6 +48,21 @@ WORLDS = {
         "observation": {"count_scale": 33, "frame_size": 50.0},
         "reward": {"spawn_threshold": 0.1, "boundary_safe": 0.3, "survival": 0.05, "milestones": (0.1, 0.6)},
     },
+    "biphasic": {
+        **SMALL,
+        "response": {"law": "biphasic", "optimum": 2.5, "exponent": 1.3},
+        "overcrowding": "cap",
+        "left_moves_limit": None,
+        "reward": {"milestones": ()},
+    },
+    "recovering": {
+        **SMALL,
+        "min_nodes": 0,
+        "max_recoveries": 2,
+        "mark_fraction": 0.0,
+        "response": {"law": "threshold", "threshold": 1.6},
+        "substrate": {"direction": 0.7, "size": (50.0, 40.0)},
+    },
     "leaving": {
         **SMALL,
         "boundary": "terminate",
@@ -55,7 +70,7 @@ WORLDS = {
         "spawn_bounds": {"max_step": (5.0, 40.0), "half_saturation": (0.5, 2.0)},
     },
 }
-PLAIN = ("step", "seed", "next_id", "drift_count", "milestones")
+PLAIN = ("step", "seed", "next_id", "drift_count", "milestones", "recoveries")
 
 
 def assert_close(ours, theirs, what, atol=1e-5, rtol=1e-4):

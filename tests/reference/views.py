@@ -109,7 +109,7 @@ def graph_features(world: World, ground: Ground, config: EnvConfig) -> np.ndarra
             width * height,
             polygon_area(hull(list(zip(xs, ys, strict=True)))),
             num_edges / num_nodes,
-            world.drift_count / config.left_moves_limit,
+            world.drift_count / config.left_moves_limit if config.left_moves_limit else 0.0,
             goals[world.milestones],
         ]
     )

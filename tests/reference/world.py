@@ -17,7 +17,7 @@ from itertools import pairwise
 import networkx as nx
 import torch
 
-from durotaxis.core.randomness import Purpose, normal
+from durotaxis.core.randomness import Purpose, normal, uniform
 from durotaxis.env.config import EnvConfig
 from durotaxis.env.types import Colony, Kind, Reason
 from reference.ground import Ground
@@ -44,6 +44,7 @@ class World:
     drift_count: int
     milestones: int
     front: float  # µm, the largest s any node has reached so far
+    recoveries: int = 0
 
 
 @dataclass
@@ -68,7 +69,36 @@ def read_world(colony: Colony, row: int) -> World:
         if alive
     ]
     plain = ("step", "seed", "next_id", "drift_count", "milestones")
-    return World(nodes, *(int(getattr(colony, name)[row]) for name in plain), front=float(colony.front[row]))
+    counters = (int(getattr(colony, name)[row]) for name in plain)
+    return World(nodes, *counters, front=float(colony.front[row]), recoveries=int(colony.recoveries[row]))
+
+
+def reach_of(max_step: float, half_saturation: float, stiffness: float, config: EnvConfig) -> float:
+    """The noiseless step length, straight from the formulas of the environment page."""
+    law, h = config.response.law, config.response.exponent
+    if law == "threshold" and stiffness < config.response.threshold:
+        return 0.0
+    denominator = 1 + (half_saturation / stiffness) ** h
+    if law == "biphasic":
+        denominator += (half_saturation * stiffness / config.response.optimum**2) ** h
+    return max_step / denominator
+
+
+def founders(ground: Ground, seed: int, attempt: int, first_id: int, config: EnvConfig) -> list[Node]:
+    """A fresh colony: places drawn in the start box, clamped, a chain in order of s."""
+    ids = torch.arange(config.num_initial_nodes)
+    along, across = (uniform(seed, Purpose.INITIAL, 2 * attempt + axis, ids).tolist() for axis in (0, 1))
+    places = []
+    ux, uy = ground.unit
+    for a, b in zip(along, across, strict=True):
+        s = 0.1 * ground.length * a + ground.lowest[0]
+        t = ground.breadth * (0.4 + 0.2 * b) + ground.lowest[1]
+        places.append(ground.clamp(s * ux - t * uy, s * uy + t * ux))
+    places.sort(key=lambda place: ground.along(*place))
+    return [
+        Node(first_id + k, x, y, first_id + k - 1 if k else None, 0, False, False, 0.0)
+        for k, (x, y) in enumerate(places)
+    ]
 
 
 def forest(world: World) -> nx.DiGraph:
@@ -104,7 +134,8 @@ class _Step:
         return a < b
 
     def spawn(self) -> None:
-        free = self.config.num_slots - len(self.before.nodes)
+        slots = self.config.max_nodes if self.config.overcrowding == "cap" else self.config.num_slots
+        free = slots - len(self.before.nodes)
         parents = [n for n in self.before.nodes if self.kinds[n.node_id] == Kind.SPAWN]
         self.dropped = max(0, len(parents) - free)
         self.parents = parents[:free]
@@ -122,7 +153,7 @@ class _Step:
         ground, config = self.ground, self.config
         stiffness = ground.stiffness(parent.x, parent.y)
         factor = min(max(1 + noise * xi, 0.0), 2.0)
-        reach = max_step / (1 + (half_saturation / stiffness) ** config.response.exponent) * factor
+        reach = reach_of(max_step, half_saturation, stiffness, config) * factor
         heading = ground.direction + angle
         x, y = parent.x + reach * math.cos(heading), parent.y + reach * math.sin(heading)
         if config.boundary == "clamp":
@@ -160,7 +191,7 @@ class _Step:
     def mark(self) -> None:
         config = self.config
         excess = len(self.nodes) - config.critical_nodes
-        if excess <= 0:
+        if excess <= 0 or config.mark_fraction == 0:
             return
         values = {n.node_id: self.ground.stiffness(n.x, n.y) for n in self.nodes}
         mean = sum(Fraction(v) for v in values.values()) / len(values)
@@ -184,18 +215,25 @@ class _Step:
         """Drift and milestones."""
         config, ground, before = self.config, self.ground, self.before
         drift, milestones, furthest = 0, before.milestones, before.front
+        recoveries = before.recoveries
+        if not self.nodes and recoveries < config.max_recoveries:
+            recoveries += 1
+            self.nodes = founders(ground, before.seed, recoveries, self.next_id, config)
+            self.next_id += len(self.nodes)
         if self.nodes:
             was = ground.along(*centroid(before.nodes))
             now = ground.along(*centroid(self.nodes))
             same = [(n.x, n.y) for n in self.nodes] == [(n.x, n.y) for n in before.nodes]
-            if not same and self.less(now, was, 1e-4, "the centroid hardly moved"):
+            recovered = recoveries > before.recoveries
+            if not same and not recovered and self.less(now, was, 1e-4, "the centroid hardly moved"):
                 drift = before.drift_count + 1
             front = max(ground.along(n.x, n.y) for n in self.nodes)
             reached = sum(
                 not self.less(front, m * ground.length, 1e-4, "milestone") for m in config.reward.milestones
             )
             milestones, furthest = max(milestones, reached), max(furthest, front)
-        return World(self.nodes, before.step + 1, before.seed, self.next_id, drift, milestones, furthest)
+        counters = (before.step + 1, before.seed, self.next_id, drift, milestones)
+        return World(self.nodes, *counters, furthest, recoveries)
 
     def zone_value(self, node: Node) -> tuple[float, bool]:
         zones, weights = self.config.reward.boundary_zones, self.config.reward.boundary_weights
@@ -210,11 +248,11 @@ class _Step:
         c, ground, config = self.config.reward, self.ground, self.config
         before, num_before, num_after = self.before, len(self.before.nodes), len(after.nodes)
         fronts = [max((ground.along(n.x, n.y) for n in w.nodes), default=0.0) for w in (before, after)]
-        terms = dict.fromkeys(
+        terms: dict[str, float] = dict.fromkeys(
             ("progress_centroid", "progress_front", "spawn", "delete", "population", "boundary"), 0.0
         )
         terms |= {"edge_direction": 0.0, "effort": 0.0, "survival": c.survival}
-        terms |= {"recovery": 0.0, "termination": 0.0}
+        terms |= {"recovery": c.recovery * (after.recoveries - before.recoveries), "termination": 0.0}
         if num_after:
             moved = ground.along(*centroid(after.nodes)) - ground.along(*centroid(before.nodes))
             terms["progress_centroid"] = c.progress_centroid * moved / ground.length
@@ -261,12 +299,13 @@ class _Step:
         goal = ground.length * (1 - config.goal_margin)
         reached = any(not self.less(ground.along(n.x, n.y), goal, 1e-4, "goal") for n in nodes)
         outside = config.boundary == "terminate" and any(ground.is_outside(n.x, n.y) for n in nodes)
+        limit = config.left_moves_limit
         ends = (
             (Reason.SUCCESS, reached),
             (Reason.EXTINCT, not nodes),
-            (Reason.OVERCROWDED, len(nodes) > config.max_nodes),
+            (Reason.OVERCROWDED, config.overcrowding == "terminate" and len(nodes) > config.max_nodes),
             (Reason.OUT_OF_BOUNDS, outside),
-            (Reason.DRIFT, after.drift_count >= config.left_moves_limit),
+            (Reason.DRIFT, limit is not None and after.drift_count >= limit),
             (Reason.MAX_STEPS, after.step >= config.max_steps),
         )
         return next((reason for reason, holds in ends if holds), Reason.RUNNING)

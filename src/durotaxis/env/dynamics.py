@@ -2,50 +2,73 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor
 
 from durotaxis.core.randomness import Purpose, normal
+from durotaxis.core.struct import Struct
 from durotaxis.env.config import EnvConfig
 from durotaxis.env.initial import found, milestones_reached
 from durotaxis.env.response import step_length
 from durotaxis.env.substrate import Substrate, clamp, stiffness
 from durotaxis.env.survey import Survey, node_mean, survey
-from durotaxis.env.types import Action, Colony, Kind
+from durotaxis.env.types import Action, Colony
 
 
-def advance(before: Survey, action: Action, config: EnvConfig) -> Survey:
+@final
+@dataclass(frozen=True)
+class Births(Struct):
+    """The children of one step, each in the slot its parent had before the step."""
+
+    placed: Tensor  # [B,N] bool: a child is born; the other entries mean nothing
+    position: Tensor  # [B,N,2] float32, µm
+    uphill: Tensor  # [B,N] bool: on stiffer ground than its parent, by the relative `spawn_threshold`
+
+
+def advance(before: Survey, action: Action, config: EnvConfig) -> tuple[Survey, Births]:
     """The colony one decision period later: births, deaths, then age, marks and counters."""
     colony, substrate = before.colony, before.substrate
-    grown = _delete(_spawn(before, action, config), action, config)
-    aged = replace(
-        grown,
-        age=torch.where(grown.alive & ~grown.newborn, grown.age + 1, 0),
-        step=colony.step + 1,
-    )
+    born = births(before, action, config)
+    grown = _resettle(before, action, born, config)
     if config.max_recoveries:
-        aged = _recover(aged, substrate, config)
-    after = survey(aged, substrate)
+        grown = _recover(grown, substrate, config)
+    after = survey(grown, substrate)
     front = after.front.maximum(colony.front)
     fell = (after.centroid_s < before.centroid_s) & (after.num_nodes > 0)
-    fell &= aged.recoveries == colony.recoveries
+    fell &= grown.recoveries == colony.recoveries
     settled = replace(
-        aged,
+        grown,
         marked=mark(after, config),
         drift_count=torch.where(fell, colony.drift_count + 1, 0),
         milestones=milestones_reached(front, substrate, config),
         front=front,
     )
-    return replace(after, colony=settled)
+    return replace(after, colony=settled), born
 
 
-def placed_spawns(colony: Colony, action: Action, config: EnvConfig) -> Tensor:
-    """Nodes whose child finds a free slot, [B,N] bool: parents in slot order win."""
+def births(before: Survey, action: Action, config: EnvConfig) -> Births:
+    """Where the children of spawning nodes land; parents in slot order win the free slots."""
+    colony, substrate, local = before.colony, before.substrate, before.stiffness
     spawning = colony.alive & action.spawns
-    free = config.num_usable_slots - colony.num_nodes
-    return spawning & (spawning.cumsum(1) <= free[:, None])
+    free = config.num_usable_slots - before.num_nodes
+    max_step, half_saturation, noise, angle = action.parameters.unbind(-1)
+    xi = normal(colony.seed[:, None], Purpose.SPAWN_NOISE, colony.step[:, None], colony.node_id)
+    length = step_length(max_step, half_saturation, local, config.response)
+    length = length * (1.0 + noise * xi).clamp(0.0, 2.0)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    dx, dy = substrate.direction[:, 0, None], substrate.direction[:, 1, None]
+    towards = torch.stack([cos * dx - sin * dy, cos * dy + sin * dx], -1)
+    position = colony.position + length[..., None] * towards
+    if config.boundary == "clamp":
+        position = clamp(position, substrate)
+    return Births(
+        placed=spawning & (spawning.cumsum(1) <= free[:, None]),
+        position=position,
+        uphill=stiffness(position, substrate) > local * (1.0 + config.reward.spawn_threshold),
+    )
 
 
 def slots_needed(colony: Colony, action: Action, config: EnvConfig) -> int:
@@ -81,79 +104,48 @@ def mark(after: Survey, config: EnvConfig) -> Tensor:
     return torch.zeros_like(candidate).scatter(1, order, chosen) & candidate
 
 
-def _spawn(before: Survey, action: Action, config: EnvConfig) -> Colony:
-    colony, substrate = before.colony, before.substrate
-    placed = placed_spawns(colony, action, config)
-    local = before.stiffness
-    child = _child_position(colony, action, local, substrate, config)
-    uphill = stiffness(child, substrate) > local * (1.0 + config.reward.spawn_threshold)
-    share = config.reward.spawn / before.num_nodes.clamp_min(1).to(torch.float32)
-    order = placed.cumsum(1) - 1
-    # Children that are not placed land in one extra slot, which is then dropped.
-    slot = torch.where(placed, before.num_nodes[:, None] + order, colony.capacity)
+def _resettle(before: Survey, action: Action, born: Births, config: EnvConfig) -> Colony:
+    """Remove nodes that chose delete, hand their children to surviving ancestors, and pack survivors and newborns.
 
-    def put(values: Tensor, born: Tensor) -> Tensor:
-        extended = torch.cat([values, values[:, :1]], 1)
-        where = slot if values.dim() == 2 else slot[..., None].expand_as(born)
-        return extended.scatter(1, where, born)[:, :-1]
-
-    me = torch.arange(colony.capacity, device=slot.device).expand_as(slot)
-    nothing = torch.zeros_like(colony.alive)
-    return replace(
-        colony,
-        position=put(colony.position, child),
-        alive=put(colony.alive, placed),
-        parent=put(colony.parent, me),
-        node_id=put(colony.node_id, colony.next_id[:, None] + order),
-        age=put(colony.age, torch.zeros_like(colony.age)),
-        newborn=put(nothing, placed),
-        marked=nothing,
-        spawn_share=put(colony.spawn_share, share[:, None] * uphill),
-        next_id=colony.next_id + placed.sum(1),
-    )
-
-
-def _child_position(
-    colony: Colony, action: Action, local: Tensor, substrate: Substrate, config: EnvConfig
-) -> Tensor:
-    max_step, half_saturation, noise, angle = action.parameters.unbind(-1)
-    xi = normal(colony.seed[:, None], Purpose.SPAWN_NOISE, colony.step[:, None], colony.node_id)
-    length = step_length(max_step, half_saturation, local, config.response)
-    length = length * (1.0 + noise * xi).clamp(0.0, 2.0)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    dx, dy = substrate.direction[:, 0, None], substrate.direction[:, 1, None]
-    towards = torch.stack([cos * dx - sin * dy, cos * dy + sin * dx], -1)
-    child = colony.position + length[..., None] * towards
-    if config.boundary == "clamp":
-        child = clamp(child, substrate)
-    return child
-
-
-def _delete(colony: Colony, action: Action, config: EnvConfig) -> Colony:
-    """Remove nodes that chose delete, hand their children to surviving ancestors, and pack the slots."""
+    Survivors keep their order and come first, then the children in the order of their parents.
+    """
+    colony = before.colony
     slots = colony.capacity
-    leaving = colony.alive & action.deletes & ~colony.newborn
+    leaving = colony.alive & action.deletes
     keep = colony.alive & ~leaving
-    parent = _surviving_ancestor(colony.parent, leaving, config.num_slots)
-    rank = torch.where(keep, keep.cumsum(1) - 1, slots)
-    new_slot = torch.cat([rank, torch.full_like(rank[:, :1], -1)], 1)  # entry -1 maps "no parent" to itself
-    parent = new_slot.gather(1, torch.where(parent >= 0, parent, slots))
-    me = torch.arange(slots, device=rank.device).expand_as(rank)
-    source = torch.zeros_like(new_slot).scatter(1, rank, me)[:, :-1]
-    alive = me < keep.sum(1)[:, None]
+    num_kept = keep.sum(1, keepdim=True)
+    num_after = num_kept + born.placed.sum(1, keepdim=True)
+    order = born.placed.cumsum(1) - 1
+    # What has no place afterwards goes to one extra slot, which is then cut off.
+    to = torch.where(keep, keep.cumsum(1) - 1, slots)
+    child_to = torch.where(born.placed, num_kept + order, slots)
+    me = torch.arange(slots, device=to.device)
+    alive = me < num_after
 
-    def pack(name: str, values: Tensor) -> Tensor:
-        if values.dim() == 3:
-            packed = values.gather(1, source[..., None].expand_as(values))
-            return torch.where(alive[..., None], packed, Colony.node_fields[name])
-        return torch.where(alive, values.gather(1, source), Colony.node_fields[name])
+    def place(name: str, old: Tensor, child: Tensor | None = None) -> Tensor:
+        shape = (old.shape[0], slots + 1, *old.shape[2:])
+        placed = old.new_full(shape, Colony.node_fields[name])
+        for where, values in ((to, old), (child_to, child)):
+            if values is not None:
+                where = where if values.dim() == 2 else where[..., None].expand_as(values)
+                placed.scatter_(1, where, values)
+        return placed[:, :-1].contiguous()
 
-    moved = ("position", "node_id", "age", "newborn", "spawn_share")
+    ancestor = _surviving_ancestor(colony.parent, leaving, config.num_slots)
+    parent = torch.where(ancestor >= 0, to.gather(1, ancestor.clamp_min(0)), -1)
+    share = config.reward.spawn / before.num_nodes.clamp_min(1).to(torch.float32)
     return replace(
         colony,
+        position=place("position", colony.position, born.position),
         alive=alive,
-        parent=pack("parent", parent),
-        **{name: pack(name, getattr(colony, name)) for name in moved},
+        parent=place("parent", parent, to),
+        node_id=place("node_id", colony.node_id, colony.next_id[:, None] + order),
+        age=place("age", colony.age + 1),
+        newborn=alive & (me >= num_kept),
+        marked=torch.zeros_like(alive),
+        spawn_share=place("spawn_share", colony.spawn_share, share[:, None] * born.uphill),
+        step=colony.step + 1,
+        next_id=colony.next_id + born.placed.sum(1),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -48,9 +47,7 @@ def next_vertex(chain: Chain, x: Tensor, y: Tensor) -> Chain:
     )
 
 
-def convex_hull(
-    points: Tensor, mask: Tensor, next_vertex: Callable[[Chain, Tensor, Tensor], Chain] = next_vertex
-) -> tuple[Tensor, Tensor]:
+def convex_hull(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Hull vertices and areas, all sets at once.
 
     The lower hulls of the sets and of their mirror images (the upper hulls) are wrapped side by side.
@@ -61,7 +58,6 @@ def convex_hull(
     Args:
         points: [B,N,2] float32.
         mask: [B,N] bool, which points exist.
-        next_vertex: the function of this name, compiled or not.
 
     Returns:
         vertex [B,N] bool, area [B] float32 (0 for fewer than three points or collinear ones).
@@ -79,7 +75,9 @@ def convex_hull(
         if not bool(chain.open.any()):
             break
     lower, upper = chain.area[:, 0].chunk(2)
-    return chain.vertex[:batch] | chain.vertex[batch:], (-0.5 * (lower + upper)).clamp_min(0.0).to(points.dtype)
+    return chain.vertex[:batch] | chain.vertex[batch:], (-0.5 * (lower + upper)).clamp_min(0.0).to(
+        points.dtype
+    )
 
 
 def _leftmost(x: Tensor, y: Tensor) -> Chain:

@@ -58,7 +58,9 @@ def found(
         uniform(seeds[:, None], Purpose.INITIAL, 2 * attempt[:, None] + axis, node) for axis in (0, 1)
     )
     low, high = START_ACROSS
-    places = from_coordinates(START_ALONG * length * along, breadth * (low + (high - low) * across), substrate)
+    places = from_coordinates(
+        START_ALONG * length * along, breadth * (low + (high - low) * across), substrate
+    )
     living = clamp(places, substrate)
     order = coordinates(living, substrate)[0].argsort(1)
     living = living.gather(1, order[..., None].expand_as(living))

@@ -24,6 +24,7 @@ _DEGREE_LIMIT = 12.0
 _CENTRALITY_LIMIT = 10.0
 _NODES_PER_PIXEL = 4.0
 _SUBGRID = 3
+_PAIRS_AT_ONCE = 1 << 18
 
 
 def observe(colony: Colony, substrate: Substrate, config: EnvConfig, scaled: bool = True) -> Observation:
@@ -49,7 +50,7 @@ def complete(seen: Observation, colony: Colony, now: Survey, config: EnvConfig) 
 def observe_survey(
     now: Survey, hull: tuple[Tensor, Tensor], config: EnvConfig, scaled: bool = True
 ) -> Observation:
-    """What tensor arithmetic alone can see of surveyed colonies; `field` is left out.
+    """All but the field of surveyed colonies, in their slots alone: pure arithmetic, which can be compiled.
 
     Args:
         hull: vertex [B,N] bool and area [B] of the living nodes.
@@ -168,14 +169,23 @@ def _scale_nodes(raw: dict[str, Tensor], substrate: Substrate) -> dict[str, Tens
 
 def _centrality(position: Tensor, alive: Tensor, num_nodes: Tensor) -> Tensor:
     """10 µm over the mean distance to the other nodes, at most 100; 1 for a node that is alone."""
-    x, y = position[..., 0], position[..., 1]
-    dx, dy = x[:, :, None] - x[:, None], y[:, :, None] - y[:, None]
-    # In place: [B,N,N] is by far the largest tensor of a step.
-    distance = dx.mul_(dx).addcmul_(dy, dy).sqrt_().mul_(alive[:, None].to(dx.dtype))
+    batch, slots = alive.shape
+    # Blocks that fit the cache: [B,N,N] is by far the largest tensor of a step. A compiler needs none of it.
+    block = batch if torch.compiler.is_compiling() else max(1, _PAIRS_AT_ONCE // slots**2)
+    blocks = zip(position.split(block), alive.split(block), strict=True)
+    total = torch.cat([_summed_distances(*part) for part in blocks])
     others = (num_nodes - 1)[:, None]
-    mean = distance.sum(-1, dtype=torch.float64) / others.clamp_min(1)
+    mean = total / others.clamp_min(1)
     central = LENGTH_SCALE / mean.clamp_min(LENGTH_SCALE / MAX_CENTRALITY)
     return torch.where(others > 0, central, 1.0).to(torch.float32)
+
+
+def _summed_distances(position: Tensor, alive: Tensor) -> Tensor:
+    """From every slot to all living nodes, [B,N] float64, µm."""
+    x, y = position.unbind(-1)
+    dx, dy = x[:, :, None] - x[:, None], y[:, :, None] - y[:, None]
+    distance = dx.mul_(dx).addcmul_(dy, dy).sqrt_().mul_(alive[:, None].to(dx.dtype))
+    return distance.sum(-1, dtype=torch.float64)
 
 
 def _edges(colony: Colony, scaled: bool) -> Tensor:

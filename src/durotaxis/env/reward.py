@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from durotaxis.env.config import EnvConfig
-from durotaxis.env.dynamics import placed_spawns
+from durotaxis.env.dynamics import Births
 from durotaxis.env.substrate import Substrate
 from durotaxis.env.survey import Survey, node_mean
-from durotaxis.env.types import Action, Colony, Kind, Reason
+from durotaxis.env.types import Action, Colony, Reason
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Step:
 
     was: Survey
     action: Action
+    born: Births
     now: Survey
     reason: Tensor  # [B] int64
     config: EnvConfig
@@ -83,10 +84,7 @@ def progress_front(step: Step) -> Tensor:
 
 def spawn(step: Step) -> Tensor:
     """c/N · Σ over children of (+1 on stiffer ground than the parent, else -1), less what dead youths owe."""
-    local = step.now.stiffness
-    threshold = 1.0 + step.config.reward.spawn_threshold
-    uphill = local > _at_parent(local, step.after) * threshold
-    sign = torch.where(uphill, 1.0, -1.0) * step.after.newborn
+    sign = torch.where(step.born.uphill, 1.0, -1.0) * step.born.placed
     young = step.deleted & (step.before.age <= step.config.delta_time)
     owed = torch.where(young, step.before.spawn_share, 0.0).sum(1, dtype=torch.float64)
     return step.config.reward.spawn * step.over_nodes(sign) - owed.to(torch.float32)
@@ -123,18 +121,17 @@ def boundary(step: Step) -> Tensor:
 
 def edge_direction(step: Step) -> Tensor:
     """c/N · Σ over newborn edges of the cosine between the edge and `direction`."""
-    after = step.after
-    edge = after.position - _at_parent(after.position, after)
-    length = edge.norm(dim=-1)
+    edge = step.born.position - step.before.position
+    length = edge.square().sum(-1).sqrt()
     along = (edge * step.substrate.direction[:, None]).sum(-1)
-    cosine = torch.where(length > 0, along / length.clamp_min(1e-12), 0.0) * after.newborn
+    cosine = along / length.clamp_min(1e-12) * step.born.placed
     return step.config.reward.edge_direction * step.over_nodes(cosine)
 
 
 def effort(step: Step) -> Tensor:
     """-c/N · Σ over spawning nodes of (max_step / 10 µm)² + 2 kPa / half_saturation."""
     max_step, half_saturation = step.action.parameters[..., 0], step.action.parameters[..., 1]
-    placed = placed_spawns(step.before, step.action, step.config)
+    placed = step.born.placed
     cost = (max_step / 10.0) ** 2 + 2.0 / torch.where(placed, half_saturation, 1.0)
     return -step.config.reward.effort * step.over_nodes(torch.where(placed, cost, 0.0))
 
@@ -196,9 +193,3 @@ TERMS: Mapping[str, Callable[[Step], Tensor]] = MappingProxyType(
 def reward_terms(step: Step) -> dict[str, Tensor]:
     """Every term by name, [B] float32 each."""
     return {name: term(step) for name, term in TERMS.items()}
-
-
-def _at_parent(values: Tensor, colony: Colony) -> Tensor:
-    """values [B,N] or [B,N,2] of each node's parent; of slot 0 where there is none."""
-    parent = colony.parent.clamp_min(0)
-    return values.gather(1, parent if values.dim() == 2 else parent[..., None].expand_as(values))
