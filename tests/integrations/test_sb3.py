@@ -140,13 +140,13 @@ def returns(act, num_episodes=64):
 def test_ppo_learns():
     """Clearly above its own random beginning, and above uniform noise, on the same seeds."""
     noise = np.random.default_rng(0)
-    env = ColonyVecEnv(16, config=SMALL, seed=0)
+    env = ColonyVecEnv(48, config=SMALL, seed=0)
     model = PPO(
         "MultiInputPolicy",
         env,
         seed=0,
-        n_steps=64,
-        batch_size=256,
+        n_steps=24,
+        batch_size=288,
         n_epochs=6,
         learning_rate=1e-3,
         gamma=0.98,
@@ -159,7 +159,7 @@ def test_ppo_learns():
     )
     uniform = returns(lambda _: noise.uniform(-1, 1, (64, 5)).astype(np.float32))
     before = returns(lambda seen: model.predict(seen)[0])
-    model.learn(7_000)
+    model.learn(10_000)
     after = returns(lambda seen: model.predict(seen)[0])
     for other in (before, uniform):
         error = np.sqrt(after.var(ddof=1) / 64 + other.var(ddof=1) / 64)

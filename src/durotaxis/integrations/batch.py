@@ -230,15 +230,19 @@ class Batch:
             refuse_outside_unit(action, wrong)
         return action.nan_to_num(0.0).clamp(-1.0, 1.0), wrong
 
-    def start_info(self) -> dict[str, Any]:
-        """What is told of the current state: arrays [B] by name."""
+    def start_tensors(self) -> dict[str, Tensor]:
+        """What is told of the current state: tensors [B] by name, on the world's device."""
         colony, substrate = self.world.colony, self.world.substrate
-        progress = front_progress(colony, substrate, self.config)
         return {
-            "episode_seed": colony.seed.cpu().numpy().copy(),
-            "front_progress": progress.cpu().numpy().astype(np.float64),
-            "num_nodes": colony.num_nodes.cpu().numpy(),
+            "episode_seed": colony.seed.clone(),
+            "front_progress": front_progress(colony, substrate, self.config),
+            "num_nodes": colony.num_nodes,
         }
+
+    def start_info(self) -> dict[str, Any]:
+        """The same as arrays [B]; floats as float64."""
+        arrays = {name: value.cpu().numpy() for name, value in self.start_tensors().items()}
+        return {**arrays, "front_progress": arrays["front_progress"].astype(np.float64)}
 
     def step_info(self, transition: Transition, invalid: Tensor) -> dict[str, Any]:
         """What is told of a step: arrays [B] by name; reward terms and reason beside `start_info`."""

@@ -38,9 +38,9 @@ class ColonyVecEnv(VecEnv):
     SB3 takes no Dict actions, so the levels are boxes in [-1, 1]:
 
     - `global`: [5], `durotaxis.integrations.global_action`.
-    - `node`: [N,7], `durotaxis.integrations.preferred_action`: three preferences, of which the largest allowed
-      one is taken, and four parameters. SB3's policies draw numbers for all N slots, empty ones included, and
-      their log-probability counts them; expect it to learn slowly. `durotaxis train` has exact per-node actions.
+    - `node`: [N,7], `durotaxis.integrations.preferred_action`: three preferences, of which the largest that
+      is allowed is taken, and four parameters. SB3's policies draw numbers for all N slots, empty ones too,
+      and their log-probability counts them: expect slow learning. `durotaxis train` is exact here.
 
     `infos[i]` carries `terminal_observation` and `TimeLimit.truncated` where an episode ended, and what the
     Gymnasium environments tell: reason, terms, front_progress, num_nodes, episode_seed, counts.
@@ -123,7 +123,7 @@ class ColonyVecEnv(VecEnv):
             self._batch.begin([None] * self.num_envs, self._generator, ended)
             arrays = observation_arrays(self._batch.observe())
             fresh = self._batch.start_info()
-            for index in np.flatnonzero(ended):
+            for index in np.flatnonzero(ended).tolist():
                 self.reset_infos[index] = info_of(fresh, index)
         return arrays, transition.reward.cpu().numpy().copy(), ended, infos
 
@@ -196,11 +196,18 @@ class GraphExtractor(BaseFeaturesExtractor):
         observation_space: of a colony, as `observation_space` makes it.
         features_dim: width of the result.
         hidden_dim: width per node.
+
+    Raises:
+        UserError: the space is that of another environment.
     """
 
-    def __init__(self, observation_space: spaces.Dict, features_dim: int = 64, hidden_dim: int = 32) -> None:
+    def __init__(self, observation_space: spaces.Space, features_dim: int = 64, hidden_dim: int = 32) -> None:
         super().__init__(observation_space, features_dim)
-        node_dim, graph_dim = (observation_space[name].shape[-1] for name in ("nodes", "graph"))  # type: ignore[index]
+        if not isinstance(observation_space, spaces.Dict) or not {"nodes", "graph"} <= set(observation_space):
+            raise UserError(
+                "GraphExtractor wants the observation space of a colony, a Dict with nodes and graph"
+            )
+        node_dim, graph_dim = (np.shape(observation_space[name].sample())[-1] for name in ("nodes", "graph"))
         self.node = nn.Sequential(
             nn.Linear(node_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU()
         )
