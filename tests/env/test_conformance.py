@@ -10,18 +10,18 @@ import torch
 from durotaxis.core.errors import UserError
 from durotaxis.env import SCENARIOS, Action, ConformanceError, DurotaxisEnv, EnvConfig, Kind, check_env
 
-TINY = {"max_nodes": 12, "critical_nodes": 6, "max_steps": 15, "substrate": {"size": (80.0, 50.0)}}
-SMALL = {"max_nodes": 12, "critical_nodes": 6, "max_steps": 15}
+TINY = {"max_nodes": 12, "critical_nodes": 6, "max_steps": 7, "substrate": {"size": (80.0, 50.0)}}
+SMALL = {"max_nodes": 12, "critical_nodes": 6, "max_steps": 7}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_world_conforms(scenario):
-    check_env(DurotaxisEnv(EnvConfig(scenario=scenario, **SMALL), 4), num_steps=20)
+    check_env(DurotaxisEnv(EnvConfig(scenario=scenario, **SMALL), 4), num_steps=10)
 
 
 def test_it_conforms_with_other_rules():
     config = EnvConfig(**TINY, boundary="terminate", min_nodes=5, observation={"field": True})
-    check_env(DurotaxisEnv(config, 5), num_steps=20)
+    check_env(DurotaxisEnv(config, 5), num_steps=10)
 
 
 class Variant:
@@ -49,7 +49,7 @@ class Variant:
 
 
 def test_the_wrapped_world_still_conforms():
-    check_env(Variant(), num_steps=20)
+    check_env(Variant(), num_steps=10)
 
 
 class OwnGenerator(Variant):
@@ -226,7 +226,7 @@ class Twins(Edited):
 )
 def test_a_broken_world_is_caught_by_name(broken, message):
     with pytest.raises(ConformanceError, match=message) as caught:
-        check_env(broken(), num_steps=20)
+        check_env(broken(), num_steps=10)
     assert "\n" not in str(caught.value)
 
 

@@ -16,8 +16,8 @@ from durotaxis.env.observation import action_mask
 from durotaxis.env.types import Action, Colony, Kind, Observation, Transition, empty_action
 
 World = Any
-"""An object with the interface of `DurotaxisEnv`: the values `config`, `num_colonies` and `colony`, the methods
-`reset(seeds)`, `observe()`, `step(action)` and `reset_where(mask, seeds)`."""
+"""An object with the interface of `DurotaxisEnv`: the values `config`, `num_colonies` and `colony`, and the
+methods `reset(seeds)`, `observe()`, `step(action)` and `reset_where(mask, seeds)`."""
 
 
 class ConformanceError(UserError):
@@ -34,9 +34,9 @@ def check_env(env: World, num_steps: int = 40) -> None:
 
     Checked at every step: packed slots, a forest, unique ids that are never reused, N within the capacity,
     numbers that are finite, a reward that is the sum of its terms, ends that exclude each other, the mask of
-    allowed actions, and a transition that shows the state it left. Then: equal seeds give equal lives, a
-    colony's life does not depend on its companions or its place in the batch, a masked reset starts the
-    masked colonies and touches no other, and invalid actions are refused.
+    allowed actions, and a transition that shows the state it left. And: a masked reset starts the masked
+    colonies and touches no other, equal seeds give equal lives, a colony's life does not depend on its
+    companions or its place in the batch, and invalid actions are refused.
 
     Args:
         env: any object with the interface of `DurotaxisEnv`, at least 4 colonies, checking its actions.
@@ -50,6 +50,7 @@ def check_env(env: World, num_steps: int = 40) -> None:
         raise UserError(f"check_env needs at least 4 colonies, not {env.num_colonies}: companions matter")
     device = env.reset(_seeds(env, 0)).nodes.device
     seeds = _seeds(env, 0).to(device)
+    _check_masked_reset(env, seeds)
     first = _play(env, seeds, num_steps)
     again = _play(env, seeds, num_steps)
     _compare(
@@ -60,7 +61,6 @@ def check_env(env: World, num_steps: int = 40) -> None:
     moved = _play(env, others, num_steps)
     message = "the same seed and actions beside other colonies give another life: companions matter"
     _compare(first, moved, slice(0, 1), slice(-1, None), message)
-    _check_masked_reset(env, seeds)
     _check_refusals(env, seeds)
 
 
@@ -149,16 +149,16 @@ def _check_observation(observation: Observation, colony: Colony, config: EnvConf
 
 def _check_transition(before: Colony, transition: Transition, config: EnvConfig, where: str) -> None:
     after = transition.colony
+    _require(after.seed == before.seed, where, "the seed changed within an episode")
+    _require(
+        after.step == before.step + 1, where, "colony.step did not advance by one: was it reset inside step?"
+    )
     _check_colony(after, config, where)
     _require(after.next_id >= before.next_id, where, "next_id went back, so ids can be reused")
     # Of the nodes that live, those not here before must carry ids that were never given out.
     known = (after.node_id[:, :, None] == before.node_id[:, None]).any(-1)
     new = after.alive & ~known
     _require(~new | (after.node_id >= before.next_id[:, None]), where, "a node_id was reused")
-    _require(after.seed == before.seed, where, "the seed changed within an episode")
-    _require(
-        after.step == before.step + 1, where, "colony.step did not advance by one: was it reset inside step?"
-    )
     total = sum(transition.terms.values(), start=torch.zeros_like(transition.reward))
     _require(torch.isfinite(transition.reward), where, "the reward is not finite")
     gap = (transition.reward - total).abs()
