@@ -178,8 +178,10 @@ def _check_latest(env: World, transition: Transition, where: str) -> None:
 
 def _check_masked_reset(env: World, seeds: Tensor) -> None:
     env.reset(seeds)
-    for _ in range(3):
-        env.step(_random_action(env.colony, env.config))
+    for step in range(3):
+        before = env.colony
+        transition = env.step(_random_action(before, env.config))
+        _check_transition(before, transition, env.config, f"step {step}")
     before = env.colony
     mask = torch.arange(len(seeds), device=seeds.device) % 2 == 0
     fresh = seeds + 1_000
