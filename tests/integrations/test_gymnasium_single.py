@@ -275,6 +275,18 @@ def test_pictures_show_the_state():
     assert ColonyEnv().render() is None
 
 
+def test_a_picture_has_the_ground_of_its_own_episode():
+    env = ColonyEnv("moat", TINY, render_mode="rgb_array")
+    pictures = []
+    for seed in (0, 1):
+        env.reset(seed=seed)
+        fresh = ColonyEnv("moat", TINY, render_mode="rgb_array")
+        fresh.reset(seed=seed)
+        pictures.append(env.render())
+        np.testing.assert_array_equal(pictures[-1], fresh.render())
+    assert (pictures[0] != pictures[1]).mean() > 0.01
+
+
 def test_a_window_needs_a_display():
     with pytest.raises(UserError, match=r"needs a display.*use render_mode='rgb_array'"):
         ColonyEnv(render_mode="human")
