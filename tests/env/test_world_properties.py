@@ -15,8 +15,8 @@ from durotaxis.core.randomness import uniform
 from durotaxis.env import SCENARIOS, Action, DurotaxisEnv, EnvConfig, Kind
 from durotaxis.integrations.spaces import observation_arrays, observation_space
 
-NUM_COLONIES, NUM_STEPS, NUM_WORLDS = 24, 14, 20
-"""Together 6,720 colony-steps."""
+NUM_COLONIES, NUM_STEPS, NUM_WORLDS = 24, 14, 16
+"""Together 5,376 colony-steps."""
 
 WORLDS = st.fixed_dictionaries(
     {

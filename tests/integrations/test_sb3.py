@@ -159,7 +159,7 @@ def test_ppo_learns():
     )
     uniform = returns(lambda _: noise.uniform(-1, 1, (64, 5)).astype(np.float32))
     before = returns(lambda seen: model.predict(seen)[0])
-    model.learn(10_000)
+    model.learn(8_000)
     after = returns(lambda seen: model.predict(seen)[0])
     for other in (before, uniform):
         error = np.sqrt(after.var(ddof=1) / 64 + other.var(ddof=1) / 64)
