@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_LAYERS = ("agent", "core", "env", "fusion", "ppo", "records", "study")
+_LAYERS = ("agent", "core", "env", "fusion", "integrations", "ppo", "records", "study")
 
 
 def __getattr__(name: str) -> Any:

@@ -114,6 +114,24 @@ def load_sections(
     return sections
 
 
+def build_config(model: type[Model], values: Mapping[str, Any], place: str = "config") -> Model:
+    """Check values that were put together in Python against a model.
+
+    Args:
+        model: the model of the whole mapping.
+        values: plain values, as a YAML file would hold them; sections may already be models.
+        place: what the errors call it.
+
+    Raises:
+        ConfigError: all that is wrong, at once, one line each: `place: key: message`.
+    """
+    lines: list[str] = []
+    config = _validate(Document(dict(values), {(): place}), model, values, (), lines)
+    if config is None:
+        raise ConfigError(line.replace(f"{place}: {dotted(())}: ", f"{place}: ", 1) for line in lines)
+    return config
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the values of `over`; mappings on both sides are merged, all else is replaced."""
     merged = dict(base)

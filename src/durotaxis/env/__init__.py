@@ -9,6 +9,7 @@ from durotaxis.env.config import (
     SpawnBounds,
     SubstrateConfig,
 )
+from durotaxis.env.conformance import ConformanceError, check_env
 from durotaxis.env.env import (
     PHASES,
     DurotaxisEnv,
@@ -48,6 +49,7 @@ __all__ = [
     "Action",
     "ActionError",
     "Colony",
+    "ConformanceError",
     "DurotaxisEnv",
     "EnvConfig",
     "Kind",
@@ -62,6 +64,7 @@ __all__ = [
     "Transition",
     "action_mask",
     "check_action",
+    "check_env",
     "front_progress",
     "log_gradient",
     "observe",

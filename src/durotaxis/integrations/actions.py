@@ -1,0 +1,117 @@
+"""Actions of other libraries as actions of the world, in pure functions of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from durotaxis.core.errors import UserError
+from durotaxis.env import Action, Colony, EnvConfig, Kind, Substrate, action_mask
+from durotaxis.env.substrate import coordinates
+from durotaxis.env.types import NUM_KINDS
+
+GLOBAL_ACTIONS = ("deleted_fraction", "max_step", "half_saturation", "noise", "angle")
+"""What the five numbers of the global action mean, each in [-1, 1]."""
+NODE_NUMBERS = NUM_KINDS + 4
+"""Numbers per node of `preferred_action`: three preferences and four parameters."""
+_SLACK = 1e-6
+"""Relative: bounds such as pi are rounded when they become float32."""
+
+
+def global_action(colony: Colony, substrate: Substrate, config: EnvConfig, action: Tensor) -> Action:
+    """One rule for the whole colony, from five numbers.
+
+    Let N be the living nodes, in order of their coordinate s along `direction`.
+
+    - The foremost spawn: half of them (rounded up) while N < `critical_nodes`, a quarter afterwards.
+    - f = (action[0] + 1) / 2 is the fraction of the colony to delete: of those that do not spawn, the
+      floor(f · N) rearmost (all, where there are fewer) are deleted, if N > `min_nodes`.
+    - The others rest.
+    - action[1:] are the spawn parameters of all who spawn: -1 is the lower and 1 the upper spawn bound.
+
+    So f = 1/4 with forward steps is a policy that grows to `critical_nodes` and stays there, as `delete-left`
+    does: (-0.5, 1, -1, -1, 0). Someone always spawns, so nobody can delete the whole colony.
+
+    Args:
+        action: [B,5] float32 in [-1, 1], in the order of GLOBAL_ACTIONS.
+    """
+    s, _ = coordinates(colony.position, substrate)
+    ranking = torch.where(colony.alive, s, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(colony.capacity, device=s.device).expand_as(ranking)
+    rank = torch.zeros_like(ranking).scatter(1, ranking, place)  # 0 = foremost
+    count = colony.num_nodes[:, None]
+    share = torch.where(count < config.critical_nodes, 2, 4)
+    num_spawning = (count + share - 1) // share
+    fraction = 0.5 * (action[:, :1] + 1.0)
+    num_deleting = (fraction * count).floor().to(torch.int64).minimum(count - num_spawning)
+    num_deleting = torch.where(count > config.min_nodes, num_deleting, 0)
+    spawning = colony.alive & (rank < num_spawning)
+    deleting = colony.alive & (rank >= count - num_deleting)
+    kind = torch.where(spawning, Kind.SPAWN, torch.where(deleting, Kind.DELETE, Kind.REST))
+    parameters = _physical(action[:, None, 1:], config).expand(*kind.shape, 4)
+    return Action(kind, parameters.contiguous())
+
+
+def preferred_action(colony: Colony, config: EnvConfig, action: Tensor) -> Action:
+    """Seven numbers per node: the allowed kind with the largest of the first three, and its parameters.
+
+    Args:
+        action: [B,N,7] float32 in [-1, 1]: preferences for rest, spawn and delete, then the four spawn
+            parameters from their lower (-1) to their upper bound (1).
+    """
+    allowed = action_mask(colony, config)
+    kind = torch.where(allowed, action[..., :NUM_KINDS], -torch.inf).argmax(-1)
+    return Action(kind, _physical(action[..., NUM_KINDS:], config))
+
+
+def rest_invalid(colony: Colony, action: Action, config: EnvConfig) -> tuple[Action, Tensor]:
+    """The action with every choice that the world would refuse replaced by rest.
+
+    Returns:
+        The action, and how many living nodes rest instead, [B] int64.
+    """
+    kind = action.kind
+    known = (kind >= 0) & (kind < NUM_KINDS)
+    allowed = action_mask(colony, config).gather(-1, torch.where(known, kind, 0)[..., None])[..., 0]
+    low, high = _bounds(config, action.parameters)
+    slack = _SLACK * torch.maximum(low.abs(), high.abs())
+    inside = ((action.parameters >= low - slack) & (action.parameters <= high + slack)).all(-1)
+    valid = known & allowed & ((kind != Kind.SPAWN) | inside)
+    return replace(action, kind=torch.where(valid, kind, Kind.REST)), (colony.alive & ~valid).sum(1)
+
+
+def outside_unit(action: Tensor) -> Tensor:
+    """[B] bool: any number of the colony [B,...] is not within [-1, 1], or is no number."""
+    return ~(action.abs() <= 1.0 + _SLACK).flatten(1).all(1)
+
+
+def refuse_outside_unit(action: Tensor, wrong: Tensor) -> None:
+    """Refuse the numbers [B,...] of the colonies that `wrong` [B] names.
+
+    Raises:
+        UserError: names the first colony and number that is wrong.
+    """
+    colony = int(wrong.nonzero()[0])
+    numbers = action[colony]
+    place = (~(numbers.abs() <= 1.0 + _SLACK)).nonzero()[0]
+    raise UserError(
+        f"invalid action, colony {colony}, number {', '.join(map(str, place.tolist()))}: "
+        f"{float(numbers[tuple(place)]):g}; every number must be finite and within [-1, 1]: clip it, "
+        "or take invalid_action='rest'"
+    )
+
+
+def _physical(unit: Tensor, config: EnvConfig) -> Tensor:
+    """Spawn parameters [...,4] in physical units, of numbers in [-1, 1]."""
+    low, high = _bounds(config, unit)
+    return (low + 0.5 * (unit + 1.0) * (high - low)).maximum(low).minimum(high)
+
+
+def _bounds(config: EnvConfig, like: Tensor) -> tuple[Tensor, Tensor]:
+    bounds = config.spawn_bounds
+    low, high = (
+        torch.tensor(bound, dtype=torch.float32, device=like.device) for bound in (bounds.low, bounds.high)
+    )
+    return low, high

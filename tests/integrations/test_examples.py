@@ -1,0 +1,65 @@
+"""The examples run as printed in their help, only shorter."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RUNS = {
+    "gymnasium_loop": (["--episodes", "1"], ["episode  steps  return", "100%", "success"]),
+    "sb3_ppo": (
+        ["--steps", "48", "--colonies", "2", "--length", "20", "--episodes", "2"],
+        ["held-out episodes", "before", "after 48 steps", "mean action", "reach the goal"],
+    ),
+    "torchrl_rollout": (
+        ["--colonies", "2", "--steps", "4"],
+        [
+            "nodes              float32  [2, 4, 120, 13]",
+            "action.kind        int64    [2, 4, 120]",
+            "mean reward",
+        ],
+    ),
+}
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_example_runs(name, capsys):
+    arguments, expected = RUNS[name]
+    assert load(name).main(arguments) == 0
+    printed = capsys.readouterr().out
+    for text in expected:
+        assert text in printed, printed
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_help_has_examples(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        load(name).main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"python examples/{name}.py" in printed
+    assert "default: " in printed
+
+
+@pytest.mark.parametrize("name", ["gymnasium_loop", "torchrl_rollout"])
+def test_a_wrong_scenario_is_one_line(name, capsys):
+    assert load(name).main(["--scenario", "moot"]) == 2
+    assert capsys.readouterr().err == (
+        f"{name}: unknown scenario 'moot' (did you mean 'moat'?); known: {', '.join(scenarios())}\n"
+    )
+
+
+def scenarios():
+    from durotaxis.env import SCENARIOS
+
+    return SCENARIOS
