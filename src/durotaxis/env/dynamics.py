@@ -1,4 +1,4 @@
-"""One step of life: spawn, delete, pack, age, mark, recover. Pure functions of (colony, action, substrate)."""
+"""One step of life: spawn, delete, pack, age, mark, recover. Pure functions of colony, action and substrate."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from durotaxis.env.types import Action, Colony
 class Births(Struct):
     """The children of one step, each in the slot its parent had before the step."""
 
-    placed: Tensor  # [B,N] bool: a child is born; the other entries mean nothing
-    position: Tensor  # [B,N,2] float32, µm
+    placed: Tensor  # [B,N] bool: a child is born
+    position: Tensor  # [B,N,2] float32, µm; the node's own place where no child is born
     uphill: Tensor  # [B,N] bool: on stiffer ground than its parent, by the relative `spawn_threshold`
 
 
@@ -64,8 +64,11 @@ def births(before: Survey, action: Action, config: EnvConfig) -> Births:
     position = colony.position + length[..., None] * towards
     if config.boundary == "clamp":
         position = clamp(position, substrate)
+    placed = spawning & (spawning.cumsum(1) <= free[:, None])
+    # Parameters of nodes that don't spawn may be anything, NaN included.
+    position = torch.where(placed[..., None], position, colony.position)
     return Births(
-        placed=spawning & (spawning.cumsum(1) <= free[:, None]),
+        placed=placed,
         position=position,
         uphill=stiffness(position, substrate) > local * (1.0 + config.reward.spawn_threshold),
     )
@@ -105,7 +108,7 @@ def mark(after: Survey, config: EnvConfig) -> Tensor:
 
 
 def _resettle(before: Survey, action: Action, born: Births, config: EnvConfig) -> Colony:
-    """Remove nodes that chose delete, hand their children to surviving ancestors, and pack survivors and newborns.
+    """Remove nodes that chose delete, hand their children to surviving ancestors, and pack who is there.
 
     Survivors keep their order and come first, then the children in the order of their parents.
     """
@@ -170,7 +173,7 @@ def _surviving_ancestor(parent: Tensor, leaving: Tensor, capacity: int) -> Tenso
 
 
 def _recover(colony: Colony, substrate: Substrate, config: EnvConfig) -> Colony:
-    """Start anew where nobody lives, `max_recoveries` times: at the start, with new ids, marks of progress kept."""
+    """Start anew where nobody lives, `max_recoveries` times: with new ids, and what was reached kept."""
     again = ~colony.alive.any(1) & (colony.recoveries < config.max_recoveries)
     recoveries = colony.recoveries + again
     anew = found(substrate, colony.seed, recoveries, colony.next_id, config, colony.capacity)
