@@ -1,4 +1,4 @@
-"""One step of life: spawn, delete, pack, age, mark, recover. Pure functions of colony, action and substrate."""
+"""One step of life: spawn, delete, age, mark, recover. Pure functions of colony, action and substrate."""
 
 from __future__ import annotations
 
@@ -55,9 +55,8 @@ def births(before: Survey, action: Action, config: EnvConfig) -> Births:
     spawning = colony.alive & action.spawns
     free = config.num_usable_slots - before.num_nodes
     max_step, half_saturation, noise, angle = action.parameters.unbind(-1)
-    xi = normal(colony.seed[:, None], Purpose.SPAWN_NOISE, colony.step[:, None], colony.node_id)
     length = step_length(max_step, half_saturation, local, config.response)
-    length = length * (1.0 + noise * xi).clamp(0.0, 2.0)
+    length = length * (1.0 + noise * _spawn_noise(colony, spawning)).clamp(0.0, 2.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
     dx, dy = substrate.direction[:, 0, None], substrate.direction[:, 1, None]
     towards = torch.stack([cos * dx - sin * dy, cos * dy + sin * dx], -1)
@@ -105,6 +104,13 @@ def mark(after: Survey, config: EnvConfig) -> Tensor:
     order = torch.where(candidate, local, torch.inf).argsort(dim=1, stable=True)
     chosen = torch.arange(colony.capacity, device=order.device) < quota[:, None]
     return torch.zeros_like(candidate).scatter(1, order, chosen) & candidate
+
+
+def _spawn_noise(colony: Colony, spawning: Tensor) -> Tensor:
+    """A standard normal draw for every spawning node, [B,N]; 0 elsewhere."""
+    row, slot = spawning.nonzero(as_tuple=True)
+    draw = normal(colony.seed[row], Purpose.SPAWN_NOISE, colony.step[row], colony.node_id[row, slot])
+    return torch.zeros(spawning.shape, device=draw.device).index_put((row, slot), draw)
 
 
 def _resettle(before: Survey, action: Action, born: Births, config: EnvConfig) -> Colony:
