@@ -114,7 +114,8 @@ class Holder(Struct):
 
 def tabled(start=0, table=None):
     return Holder(
-        torch.arange(start, start + 3), Tabled(torch.arange(3) + start, torch.ones(5) if table is None else table)
+        torch.arange(start, start + 3),
+        Tabled(torch.arange(3) + start, torch.ones(5) if table is None else table),
     )
 
 
@@ -136,7 +137,7 @@ def test_a_shared_field_is_left_alone_and_moves():
 
 @pytest.mark.parametrize("combine", [Holder.cat, Holder.stack])
 def test_different_shared_fields_are_not_combined(combine):
-    with pytest.raises(ValueError, match="Tabled.table is shared by a whole batch, and differs"):
+    with pytest.raises(ValueError, match=r"Tabled\.table is shared by a whole batch, and differs"):
         combine([tabled(), tabled(0, torch.zeros(5))])
 
 
