@@ -1,4 +1,4 @@
-"""Observing through `torch.compile`: the same function, several times faster after half a minute of compiling.
+"""Observing through `torch.compile`: the same function, several times faster once it is compiled.
 
 The eager function is the truth; the compiled one agrees with it to 1e-5, not to the bit, since a compiler may
 contract a product and a sum. Births and deaths stay eager: they are mostly scattering, gathering and 64-bit

@@ -1,4 +1,4 @@
-"""One step of life: spawn, delete, pack, age, mark, recover. Pure functions of (colony, action, substrate)."""
+"""One step of life: spawn, delete, age, mark, recover. Pure functions of colony, action and substrate."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from durotaxis.env.types import Action, Colony
 class Births(Struct):
     """The children of one step, each in the slot its parent had before the step."""
 
-    placed: Tensor  # [B,N] bool: a child is born; the other entries mean nothing
-    position: Tensor  # [B,N,2] float32, µm
+    placed: Tensor  # [B,N] bool: a child is born
+    position: Tensor  # [B,N,2] float32, µm; the node's own place where no child is born
     uphill: Tensor  # [B,N] bool: on stiffer ground than its parent, by the relative `spawn_threshold`
 
 
@@ -55,17 +55,19 @@ def births(before: Survey, action: Action, config: EnvConfig) -> Births:
     spawning = colony.alive & action.spawns
     free = config.num_usable_slots - before.num_nodes
     max_step, half_saturation, noise, angle = action.parameters.unbind(-1)
-    xi = normal(colony.seed[:, None], Purpose.SPAWN_NOISE, colony.step[:, None], colony.node_id)
     length = step_length(max_step, half_saturation, local, config.response)
-    length = length * (1.0 + noise * xi).clamp(0.0, 2.0)
+    length = length * (1.0 + noise * _spawn_noise(colony, spawning)).clamp(0.0, 2.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
     dx, dy = substrate.direction[:, 0, None], substrate.direction[:, 1, None]
     towards = torch.stack([cos * dx - sin * dy, cos * dy + sin * dx], -1)
     position = colony.position + length[..., None] * towards
     if config.boundary == "clamp":
         position = clamp(position, substrate)
+    placed = spawning & (spawning.cumsum(1) <= free[:, None])
+    # Parameters of nodes that don't spawn may be anything, NaN included.
+    position = torch.where(placed[..., None], position, colony.position)
     return Births(
-        placed=spawning & (spawning.cumsum(1) <= free[:, None]),
+        placed=placed,
         position=position,
         uphill=stiffness(position, substrate) > local * (1.0 + config.reward.spawn_threshold),
     )
@@ -104,8 +106,15 @@ def mark(after: Survey, config: EnvConfig) -> Tensor:
     return torch.zeros_like(candidate).scatter(1, order, chosen) & candidate
 
 
+def _spawn_noise(colony: Colony, spawning: Tensor) -> Tensor:
+    """A standard normal draw for every spawning node, [B,N]; 0 elsewhere."""
+    row, slot = spawning.nonzero(as_tuple=True)
+    draw = normal(colony.seed[row], Purpose.SPAWN_NOISE, colony.step[row], colony.node_id[row, slot])
+    return torch.zeros(spawning.shape, device=draw.device).index_put((row, slot), draw)
+
+
 def _resettle(before: Survey, action: Action, born: Births, config: EnvConfig) -> Colony:
-    """Remove nodes that chose delete, hand their children to surviving ancestors, and pack survivors and newborns.
+    """Remove nodes that chose delete, hand their children to surviving ancestors, and pack who is there.
 
     Survivors keep their order and come first, then the children in the order of their parents.
     """
@@ -170,7 +179,7 @@ def _surviving_ancestor(parent: Tensor, leaving: Tensor, capacity: int) -> Tenso
 
 
 def _recover(colony: Colony, substrate: Substrate, config: EnvConfig) -> Colony:
-    """Start anew where nobody lives, `max_recoveries` times: at the start, with new ids, marks of progress kept."""
+    """Start anew where nobody lives, `max_recoveries` times: with new ids, and what was reached kept."""
     again = ~colony.alive.any(1) & (colony.recoveries < config.max_recoveries)
     recoveries = colony.recoveries + again
     anew = found(substrate, colony.seed, recoveries, colony.next_id, config, colony.capacity)

@@ -24,7 +24,7 @@ class Chain(Struct):
 
 
 def next_vertex(chain: Chain, x: Tensor, y: Tensor) -> Chain:
-    """One round of gift wrapping (Jarvis 1973) on every chain: to the point of least slope, the farthest of those.
+    """One round of gift wrapping (Jarvis 1973) on every chain: to the farthest point of least slope.
 
     Args:
         chain: so far.
@@ -51,9 +51,9 @@ def convex_hull(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Hull vertices and areas, all sets at once.
 
     The lower hulls of the sets and of their mirror images (the upper hulls) are wrapped side by side.
-    Differences of float32 coordinates are exact in float64 (for coordinates of similar magnitude), and correct
-    rounding gives equal quotients to equal slopes, so collinear points are recognised as such. Points on an
-    edge are no vertices; every point at a vertex's place is.
+    Differences of float32 coordinates are exact in float64 (for coordinates of similar magnitude), and
+    correct rounding gives equal quotients to equal slopes, so collinear points are recognised as such.
+    Points on an edge are no vertices; every point at a vertex's place is.
 
     Args:
         points: [B,N,2] float32.

@@ -40,7 +40,7 @@ def observe(colony: Colony, substrate: Substrate, config: EnvConfig, scaled: boo
 
 
 def complete(seen: Observation, colony: Colony, now: Survey, config: EnvConfig) -> Observation:
-    """An observation of the living slots, widened to all slots of `colony`, with the action mask and the field."""
+    """An observation of the living slots widened to all slots of `colony`, with action mask and field."""
     field = None
     if config.observation.field:
         field = field_picture(now.colony, now.substrate, seen.frame_low, seen.frame_high)

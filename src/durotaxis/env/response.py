@@ -5,13 +5,14 @@
     threshold  r = max_step / (1 + (K/E)^h) where E >= E0, else 0         E0 = threshold
 
 with E the local stiffness, K the node's own `half_saturation` and h the exponent. The biphasic law is Hill's
-with inhibition by stiffness itself, the form of Haldane (1930) and Andrews (1968) with the inhibition constant
-chosen so that the longest step lies at E*, whatever K; far below E* it is Hill's. Below the optimum steps grow
-longer uphill, above it downhill, so that a colony can gather at E* from either side (negative durotaxis).
+with inhibition by stiffness itself, the form of Haldane (1930) and Andrews (1968), its inhibition constant
+chosen so that the longest step lies at E*, whatever K; far below E* it is Hill's. Below the optimum steps
+grow longer uphill, above it downhill, so that a colony can gather at E* from either side (negative
+durotaxis).
 
-What is measured: traction and speed of some cells peak at an optimum stiffness (Bangasser, Rosenfeld and Odde
-2013), and such cells can move towards softer ground (Isomursu et al. 2022). What is assumed: all three laws as
-the length of one growth decision, and every constant in them.
+What is measured: traction and speed of some cells peak at an optimum stiffness (Bangasser, Rosenfeld and
+Odde 2013), and such cells can move towards softer ground (Isomursu et al. 2022). What is assumed: all three
+laws as the length of one growth decision, and every constant in them.
 """
 
 from __future__ import annotations

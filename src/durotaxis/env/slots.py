@@ -1,4 +1,4 @@
-"""Node slots: living nodes fill the first slots, so the rest can be cut off for the work and put back after."""
+"""Node slots: the living fill the first ones, so the rest can be cut off for the work and put back after."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from durotaxis.env.types import Colony
 @final
 @dataclass(frozen=True)
 class Survey(Struct):
-    """A batch of colonies on their substrates, measured. Entries of empty slots are finite and mean nothing."""
+    """A batch of colonies on their substrates, measured. Empty slots hold finite, meaningless values."""
 
     colony: Colony
     substrate: Substrate
