@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -95,3 +96,68 @@ def test_a_foreign_field_is_refused():
 
     with pytest.raises(TypeError, match="str"):
         Odd("x").map(torch.clone)
+
+
+@dataclass(frozen=True)
+class Tabled(Struct):
+    shared: ClassVar[tuple[str, ...]] = ("table",)
+
+    row: Tensor
+    table: Tensor
+
+
+@dataclass(frozen=True)
+class Holder(Struct):
+    value: Tensor
+    part: Tabled | None
+
+
+def tabled(start=0, table=None):
+    return Holder(
+        torch.arange(start, start + 3),
+        Tabled(torch.arange(3) + start, torch.ones(5) if table is None else table),
+    )
+
+
+def test_a_shared_field_is_left_alone_and_moves():
+    table = torch.arange(5.0)
+    one, two = tabled(0, table), tabled(10, table)
+    mask = torch.tensor([True, False, True])
+    for value in (
+        one[1:],
+        one.map(lambda t: t + 1),
+        Holder.cat([one, two]),
+        Holder.stack([one, two]).flatten(),
+        Holder.where(mask, one, two),
+    ):
+        assert value.part.table is table
+    assert Holder.cat([one, tabled(10, table.clone())]).part.row.tolist() == [0, 1, 2, 10, 11, 12]
+    assert one.to("meta").part.table.device.type == "meta"
+
+
+@pytest.mark.parametrize("combine", [Holder.cat, Holder.stack])
+def test_different_shared_fields_are_not_combined(combine):
+    with pytest.raises(ValueError, match=r"Tabled\.table is shared by a whole batch, and differs"):
+        combine([tabled(), tabled(0, torch.zeros(5))])
+
+
+def test_different_structures_are_not_combined():
+    full, bare = tabled(), Holder(torch.arange(3), None)
+    mask = torch.tensor([True, False, True])
+    for combine in (Holder.cat, Holder.stack, lambda items: Holder.where(mask, *items)):
+        for items in ([full, bare], [bare, full]):
+            with pytest.raises(ValueError, match="Holder.part differs in structure .*None"):
+                combine(items)
+    short = replace(make(), terms={"a": torch.zeros(3)})
+    with pytest.raises(ValueError, match="Outer.terms differs in its keys"):
+        Outer.cat([make(), short])
+
+
+def test_a_struct_comes_back_from_plain_dicts():
+    for value in (tabled(), Holder(torch.arange(3), None)):
+        plain = value.to_dict()
+        assert type(plain["part"]) in (dict, type(None))
+        back = Holder.from_dict(plain)
+        assert type(back.part) is type(value.part)
+        assert torch.equal(back.value, value.value)
+        assert back.part is None or torch.equal(back.part.row, value.part.row)

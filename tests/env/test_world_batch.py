@@ -10,7 +10,7 @@ import torch
 from durotaxis.core.randomness import uniform
 from durotaxis.env import Action, DurotaxisEnv, EnvConfig, Kind, Substrate, observe, reset, reset_where, step
 from durotaxis.env.types import Colony
-from reference.colonies import random_action
+from reference.colonies import random_action, tensors_of
 
 SMALL = {"max_nodes": 16, "capacity": 20, "critical_nodes": 7, "max_steps": 10_000}
 
@@ -37,10 +37,10 @@ def tensors(transition):
     return parts
 
 
-@pytest.mark.parametrize(("scenario", "num_steps"), [("random", 150), ("moat", 60)])
+@pytest.mark.parametrize(("scenario", "num_steps"), [("random", 150), ("moat", 60), ("patches", 60)])
 def test_one_colony_alone_equals_itself_in_any_batch(scenario, num_steps):
     """Bit for bit over many steps, companions ending and being reset around it."""
-    config = EnvConfig(scenario=scenario, observation={"field": scenario == "moat"}, **SMALL)
+    config = EnvConfig(scenario=scenario, observation={"field": scenario != "random"}, **SMALL)
     alone = reset(config, torch.tensor([5]))
     crowd = reset(config, torch.tensor([90, 3, 5, 41, 7, 1000, 12]))
     row, life = 2, 0
@@ -87,14 +87,14 @@ def test_colonies_on_different_fields_share_a_batch():
         joined = together.colony, joined[1]
 
 
-@pytest.mark.parametrize("scenario", ["quick", "random", "moat"])
+@pytest.mark.parametrize("scenario", ["quick", "random", "stripes", "patches", "moat"])
 def test_reset_is_a_function_of_the_seed(scenario):
     config = EnvConfig(scenario=scenario)
     seeds = torch.tensor([4, 9, 4, 2**40 + 1, 0])
     (one, field_one), (two, field_two) = reset(config, seeds), reset(config, seeds)
     for a, b in ((one, two), (field_one, field_two)):
-        for name, value in vars(a).items():
-            assert torch.equal(value, getattr(b, name)), name
+        for name, value in tensors_of(a).items():
+            assert torch.equal(value, tensors_of(b)[name]), name
             assert torch.equal(value[0], value[2]), f"{name}: equal seeds, equal colonies"
     places = one.position[[0, 1, 3, 4], :5].flatten(1)
     assert len({tuple(row) for row in places.tolist()}) == 4, "different seeds, different colonies"
@@ -126,17 +126,17 @@ def test_reset_where_touches_the_masked_alone():
         ).colony
     mask = torch.tensor([True, False, False, True, False, True])
     seeds = torch.tensor([50, -1, -1, 51, -1, 52])
-    before = {name: value.clone() for name, value in (vars(colony) | vars(substrate)).items()}
+    before = {name: value.clone() for name, value in (tensors_of(colony) | tensors_of(substrate)).items()}
     new_colony, new_substrate = reset_where(colony, substrate, mask, seeds, config)
     fresh_colony, fresh_substrate = reset(config, seeds)
-    for name, value in (vars(new_colony) | vars(new_substrate)).items():
-        old = (vars(colony) | vars(substrate))[name]
-        fresh = (vars(fresh_colony) | vars(fresh_substrate))[name]
+    for name, value in (tensors_of(new_colony) | tensors_of(new_substrate)).items():
+        old = (tensors_of(colony) | tensors_of(substrate))[name]
+        fresh = (tensors_of(fresh_colony) | tensors_of(fresh_substrate))[name]
         assert torch.equal(old, before[name]), f"{name}: the input is left alone"
         assert torch.equal(value[~mask], old[~mask]), name
         assert torch.equal(value[mask], fresh[mask]), name
     none, same = reset_where(colony, substrate, torch.zeros(6, dtype=torch.bool), seeds, config)
-    for name, value in (vars(none) | vars(same)).items():
+    for name, value in (tensors_of(none) | tensors_of(same)).items():
         assert torch.equal(value, before[name]), name
 
 
@@ -158,7 +158,7 @@ def test_the_class_is_the_functions():
         seen = world.reset_where(mask, seeds)
         colony, substrate = reset_where(theirs.colony, substrate, mask, seeds, config)
         assert torch.equal(seen.nodes, observe(colony, substrate, config).nodes)
-        assert torch.equal(world.substrate.bridges, substrate.bridges)
+        assert torch.equal(world.substrate.moat.bridges, substrate.moat.bridges)
 
 
 def test_the_saved_world_goes_on_as_the_first():

@@ -17,6 +17,9 @@ KINDS = {
     "exponential": {"kind": "exponential"},
     "slanted moat": {"kind": "moat", "direction": 0.5, "moat": {"num_bridges": 2}},
     "moat": {"kind": "moat"},
+    "stripes": {"kind": "stripes"},
+    "slanted patches": {"kind": "patches", "direction": 2.0},
+    "noise": {"kind": "noise", "direction": -1.5707963267948966},
 }
 
 

@@ -13,6 +13,7 @@ from durotaxis.env import (
     EDGE_FEATURES,
     GRAPH_FEATURES,
     NODE_FEATURES,
+    SCENARIOS,
     EnvConfig,
     Kind,
     observe,
@@ -200,7 +201,7 @@ def test_the_first_features_are_the_published_nine_three_and_fourteen():
     assert GRAPH_FEATURES[14:] == ("drift", "next_milestone")
 
 
-@pytest.mark.parametrize("scenario", ["quick", "exponential", "random", "uniform", "moat", "full"])
+@pytest.mark.parametrize("scenario", sorted(SCENARIOS))
 def test_scaled_features_are_of_order_one(scenario):
     config = EnvConfig(scenario=scenario, observation={"field": True}, max_steps=1000)
     colony, substrate = reset(config, torch.arange(4))

@@ -27,9 +27,9 @@ def walk(config, seeds, limit):
         front = front_slot(s, colony.alive)
         action = action_of(colony, {}, (high[0], low[1], 0.0, 0.0))
         if config.substrate.kind == "moat":
-            ahead = substrate.bridges[:, 0] - across[rows, front]
-            to_edge = (substrate.moat[:, 0] - s[rows, front]).clamp_min(1.0)
-            aside = (ahead.abs() > 4.0) & (s[rows, front] < substrate.moat[:, 1])
+            ahead = substrate.moat.bridges[:, 0] - across[rows, front]
+            to_edge = (substrate.moat.first - s[rows, front]).clamp_min(1.0)
+            aside = (ahead.abs() > 4.0) & (s[rows, front] < substrate.moat.last)
             angle = torch.where(aside, torch.atan2(ahead, to_edge), 0.0)
             action.parameters[rows, front, 3] = angle.clamp(-1.5, 1.5)
         action.kind[rows, front] = int(Kind.SPAWN)
@@ -83,7 +83,7 @@ def test_a_blind_walker_with_full_noise_does_not_cross_the_moat():
     for _ in range(config.max_steps):
         s, _ = coordinates(colony.position, substrate)
         ahead = s.masked_fill(~colony.alive, -torch.inf)
-        crossed |= ahead.amax(1) > substrate.moat[:, 1]
+        crossed |= ahead.amax(1) > substrate.moat.last
         rank = ahead.argsort(1, descending=True).argsort(1)
         kind = torch.where(rank < 6, int(Kind.SPAWN), int(Kind.REST))
         kind = torch.where((rank >= 6) & (colony.num_nodes > 2)[:, None], int(Kind.DELETE), kind)

@@ -11,7 +11,7 @@ import torch
 
 from durotaxis.core.randomness import Purpose, normal
 from durotaxis.env import Colony, EnvConfig, Kind, Reason, reset, reset_where, step, stiffness
-from reference.colonies import action_of, colony_at, random_action
+from reference.colonies import action_of, colony_at, random_action, tensors_of
 
 REST, SPAWN, DELETE = Kind.REST, Kind.SPAWN, Kind.DELETE
 
@@ -304,10 +304,10 @@ def test_step_changes_none_of_its_inputs():
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
         action = random_action(colony, config, generator, [[1, 2, 1]] * 4)
-        copies = [{k: v.clone() for k, v in vars(part).items()} for part in (colony, action, substrate)]
+        copies = [{k: v.clone() for k, v in tensors_of(part).items()} for part in (colony, action, substrate)]
         transition = step(colony, action, substrate, config)
         for part, copy in zip((colony, action, substrate), copies, strict=True):
-            for name, value in vars(part).items():
+            for name, value in tensors_of(part).items():
                 assert torch.equal(value, copy[name]), name
         colony = transition.colony
 

@@ -13,6 +13,7 @@ from durotaxis.env.config import EnvConfig
 from durotaxis.env.types import Reason
 from reference.colonies import random_action
 from reference.ground import read_ground
+from reference.maps import write_csv
 from reference.views import (
     edge_features,
     frame,
@@ -63,6 +64,40 @@ WORLDS = {
         "response": {"law": "threshold", "threshold": 1.6},
         "substrate": {"direction": 0.7, "size": (50.0, 40.0)},
     },
+    "stripes": {
+        **SMALL,
+        "substrate": {
+            "kind": "stripes",
+            "size": (60.0, 45.0),
+            "stripes": {"lane_width": 9.0, "shift_every": 25.0, "gap": 8.0, "stiffness": 0.4},
+        },
+        "goal_margin": 0.3,
+    },
+    "patches": {
+        **SMALL,
+        "substrate": {
+            "kind": "patches",
+            "ground": "exponential",
+            "direction": 2.0,
+            "patches": {"covered": 0.2, "stiffness": 0.6},
+        },
+        "left_moves_limit": 3,
+    },
+    "noise": {
+        **SMALL,
+        "substrate": {"kind": "noise", "size": (50.0, 60.0), "direction": [1, 1], "noise": {"length": 8.0}},
+        "goal_margin": 0.4,
+    },
+    "step": {
+        **SMALL,
+        "substrate": {
+            "kind": "step",
+            "size": (60.0, 40.0),
+            "step": {"position": 0.3, "high": 6.0, "ramp": 9.0},
+        },
+        "goal_margin": 0.3,
+    },
+    "map": {**SMALL, "substrate": {"kind": "map", "direction": -0.4}, "goal_margin": 0.4},
     "leaving": {
         **SMALL,
         "boundary": "terminate",
@@ -71,6 +106,15 @@ WORLDS = {
     },
 }
 PLAIN = ("step", "seed", "next_id", "drift_count", "milestones", "recoveries")
+
+
+def config_of(name, folder):
+    """A world; that of a map is written to a file first."""
+    values = WORLDS[name]
+    if name == "map":
+        given = {"file": write_csv(folder / "map.csv"), "micrometres_per_pixel": 4.0}
+        values = {**values, "substrate": {**values["substrate"], "map": given}}
+    return EnvConfig(**values)
 
 
 def assert_close(ours, theirs, what, atol=1e-5, rtol=1e-4):
@@ -142,8 +186,8 @@ def compare_outcome(outcome, transition, row, where):
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_random_steps_equal_the_reference(name):
-    config, batch, num_steps = EnvConfig(**WORLDS[name]), 6, 50
+def test_random_steps_equal_the_reference(name, tmp_path):
+    config, batch, num_steps = config_of(name, tmp_path), 6, 50
     generator = torch.Generator().manual_seed(len(name))
     colony, substrate = reset(config, torch.arange(batch) + 100)
     mix = [[3, 4, 3], [5, 3, 2], [2, 6, 2], [2, 4, 4], [1, 1, 1], [0.5, 4.0, 3.5]]

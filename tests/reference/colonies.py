@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from durotaxis.core.struct import Struct
 from durotaxis.env.config import EnvConfig
 from durotaxis.env.types import Action, Colony, Kind
 from reference.ground import Ground
@@ -51,6 +52,17 @@ def colony_at(
         front=torch.tensor([max(ground.along(x, y) for x, y in points)], dtype=torch.float32),
         recoveries=torch.tensor([0]),
     )
+
+
+def tensors_of(value: Struct) -> dict[str, torch.Tensor]:
+    """Every tensor of a struct, those of inner structs under dotted names."""
+    found = {}
+    for name, field in vars(value).items():
+        if isinstance(field, Struct):
+            found |= {f"{name}.{inner}": tensor for inner, tensor in tensors_of(field).items()}
+        elif field is not None:
+            found[name] = field
+    return found
 
 
 def action_of(

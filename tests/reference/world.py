@@ -126,7 +126,7 @@ class _Step:
         self.ground, self.config = ground, config
         self.doubts: list[str] = []
         if any(ground.near_edge(n.x, n.y) for n in world.nodes):
-            self.doubts.append("a node on the edge of the moat")
+            self.doubts.append("a node where stiffness jumps")
 
     def less(self, a: float, b: float, margin: float, what: str) -> bool:
         if a != b and abs(a - b) < margin:
@@ -159,7 +159,7 @@ class _Step:
         if config.boundary == "clamp":
             x, y = ground.clamp(x, y)
         if ground.near_edge(x, y):
-            self.doubts.append("a child on the edge of the moat")
+            self.doubts.append("a child where stiffness jumps")
         child = Node(node_id, x, y, parent.node_id, 0, True, False, 0.0)
         stiffer = stiffness * (1 + config.reward.spawn_threshold)
         gains = ground.stiffness(x, y)

@@ -73,8 +73,8 @@ def test_idling_earns_exactly_nothing(scripted_returns):
 def steer_over_the_bridge(colony: Colony, substrate: Substrate, config: EnvConfig) -> Action:
     """delete-left with sight: the nodes best placed towards the bridge go on, aiming at it, then ahead."""
     s, t = coordinates(colony.position, substrate)
-    near, far = substrate.moat[:, 0, None], substrate.moat[:, 1, None]
-    bridge = substrate.bridges[:, :1] if substrate.bridges.shape[1] else t.mean(1, keepdim=True)
+    near, far = substrate.moat.first[:, None], substrate.moat.last[:, None]
+    bridge = substrate.moat.bridges[:, :1] if substrate.moat.bridges.shape[1] else t.mean(1, keepdim=True)
     waypoint = torch.where(s < near - 3, near - 3, far)
     angle = torch.atan2(torch.where(s < far, bridge - t, 0.0), (waypoint - s).clamp_min(2.0))
     distance = torch.where(

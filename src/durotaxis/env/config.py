@@ -10,95 +10,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from durotaxis.core.config import Config, KeyedError, merge
+from durotaxis.env.substrate.config import Finite, MoatConfig, Positive, Stiffness, SubstrateConfig
+from durotaxis.env.substrate.limits import STIFFNESS_MAX, STIFFNESS_MIN
 
-STIFFNESS_MIN, STIFFNESS_MAX = 0.1, 200.0
-"""kPa; values outside are refused."""
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Stiffness = Annotated[float, Field(ge=STIFFNESS_MIN, le=STIFFNESS_MAX)]
-GroundKind = Literal["linear", "exponential", "uniform", "random"]
-
-RANDOM_LINEAR = ((0.01, 0.1), (0.5, 2.0))
-"""Ranges of slope (kPa/µm) and base (kPa) of a random linear ground."""
-RANDOM_EXPONENTIAL = ((0.004, 0.008), (0.8, 1.5))
-"""Ranges of slope (1/µm) and base (kPa) of a random exponential ground."""
-
-_DEFAULT_SLOPE = {"linear": 0.05, "exponential": 0.0075, "uniform": 0.0}
-_DEFAULT_BASE = {"linear": 1.0, "exponential": 1.0, "uniform": 6.0}
-
-
-class MoatConfig(Config):
-    """A soft band across the way, crossed by bridges of the ground's own stiffness."""
-
-    ground: GroundKind = "linear"
-    width: Positive = 30.0  # µm, centred at half the extent along `direction`
-    stiffness: Stiffness = 0.15  # kPa
-    num_bridges: int = Field(default=1, ge=0, le=8)
-    bridge_width: Positive = 16.0  # µm, at seeded places across
-
-
-class SubstrateConfig(Config):
-    """The field under the colony: E(s), with s the coordinate along `direction` in µm."""
-
-    kind: Literal["linear", "exponential", "uniform", "random", "moat"] = "linear"
-    size: tuple[Positive, Positive] = (200.0, 100.0)  # µm, width and height
-    direction: Finite = 0.0  # radians, counter-clockwise from +x
-    slope: Finite | None = None  # linear: kPa/µm (0.05); exponential: 1/µm (0.0075)
-    base: Stiffness | None = None  # kPa at s = 0 (linear and exponential 1, uniform 6)
-    moat: MoatConfig = MoatConfig()
-
-    @property
-    def ground(self) -> str:
-        """The law under any obstacles: linear, exponential, uniform or random."""
-        return self.moat.ground if self.kind == "moat" else self.kind
-
-    @property
-    def resolved_slope(self) -> float:
-        """`slope`, or the ground's default."""
-        return self.slope if self.slope is not None else _DEFAULT_SLOPE[self.ground]
-
-    @property
-    def resolved_base(self) -> float:
-        """`base`, or the ground's default."""
-        return self.base if self.base is not None else _DEFAULT_BASE[self.ground]
-
-    @property
-    def extent(self) -> tuple[float, float]:
-        """(L, M): the substrate's extent along `direction` and across it, in µm."""
-        c, s = abs(math.cos(self.direction)), abs(math.sin(self.direction))
-        width, height = self.size
-        return width * c + height * s, width * s + height * c
-
-    @model_validator(mode="after")
-    def _check_stiffness(self) -> SubstrateConfig:
-        if self.ground == "random":
-            if self.slope is not None or self.base is not None:
-                raise ValueError("the random substrate draws its slope and base itself; remove these keys")
-            steepest = RANDOM_EXPONENTIAL[1][1] * math.exp(RANDOM_EXPONENTIAL[0][1] * self.extent[0])
-            if steepest > STIFFNESS_MAX:
-                raise ValueError(
-                    f"a random substrate {self.extent[0]:g} µm long could reach {steepest:.4g} kPa, above "
-                    f"{STIFFNESS_MAX:g}; make it shorter"
-                )
-            return self
-        if self.ground == "uniform" and self.slope:
-            raise ValueError("a uniform substrate has no slope; remove the key or choose `linear`")
-        for s in (0.0, self.extent[0]):
-            if self.ground == "exponential":
-                value = self.resolved_base * math.exp(min(self.resolved_slope * s, 700.0))
-            else:
-                value = self.resolved_base + self.resolved_slope * s
-            if not STIFFNESS_MIN <= value <= STIFFNESS_MAX:
-                raise ValueError(
-                    f"stiffness would be {value:.3g} kPa at s = {s:g} µm, outside "
-                    f"{STIFFNESS_MIN:g} to {STIFFNESS_MAX:g} kPa; change `slope` or `base`"
-                )
-        if self.kind == "moat" and self.moat.width >= self.extent[0]:
-            raise ValueError(f"moat.width must be below the substrate's extent, {self.extent[0]:g} µm")
-        if self.kind == "moat" and self.moat.bridge_width > self.extent[1]:
-            raise ValueError(f"moat.bridge_width is above the extent across, {self.extent[1]:g} µm")
-        return self
+__all__ = [
+    "STIFFNESS_MAX",
+    "STIFFNESS_MIN",
+    "EnvConfig",
+    "MoatConfig",
+    "ObservationConfig",
+    "ResponseConfig",
+    "RewardConfig",
+    "SpawnBounds",
+    "SubstrateConfig",
+]
 
 
 class SpawnBounds(Config):

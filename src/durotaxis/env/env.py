@@ -207,11 +207,11 @@ class DurotaxisEnv:
     def state_dict(self) -> dict[str, Any]:
         """The state as plain tensors, for a checkpoint."""
         colony, substrate = self._current()
-        return {"colony": dict(vars(colony)), "substrate": dict(vars(substrate))}
+        return {"colony": colony.to_dict(), "substrate": substrate.to_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        colony, substrate = Colony(**state["colony"]), Substrate(**state["substrate"])
+        colony, substrate = Colony.from_dict(state["colony"]), Substrate.from_dict(state["substrate"])
         if colony.batch_size != self.num_colonies or colony.capacity != self.config.num_slots:
             raise UserError(
                 f"the saved world has {colony.batch_size} colonies of {colony.capacity} slots, this one "

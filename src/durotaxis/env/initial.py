@@ -7,13 +7,15 @@ from torch import Tensor
 
 from durotaxis.core.randomness import Purpose, uniform
 from durotaxis.env.config import EnvConfig
-from durotaxis.env.substrate import Substrate, clamp, coordinates, from_coordinates
+from durotaxis.env.substrate import (
+    START_ACROSS,
+    START_ALONG,
+    Substrate,
+    clamp,
+    coordinates,
+    from_coordinates,
+)
 from durotaxis.env.types import Colony
-
-START_ALONG = 0.1
-"""Nodes start within this first part of the extent along `direction`."""
-START_ACROSS = (0.4, 0.6)
-"""Nodes start within this part of the extent across."""
 
 
 def initial_colony(substrate: Substrate, seeds: Tensor, config: EnvConfig) -> Colony:

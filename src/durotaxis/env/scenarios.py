@@ -15,8 +15,10 @@ SCENARIOS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "linear": {"substrate": {"kind": "linear"}},
         "exponential": {"substrate": {"kind": "exponential"}},
         "random": {"substrate": {"kind": "random"}},
-        "uniform": {"substrate": {"kind": "uniform"}},
+        "stripes": {"substrate": {"kind": "stripes"}, "reward": _NO_BOUNDARY},
+        "patches": {"substrate": {"kind": "patches"}, "reward": _NO_BOUNDARY},
         "moat": {"substrate": {"kind": "moat"}, "reward": _NO_BOUNDARY},
+        "uniform": {"substrate": {"kind": "uniform"}},
         "full": {
             "substrate": {"kind": "linear", "size": (600.0, 400.0)},
             "critical_nodes": 75,
