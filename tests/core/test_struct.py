@@ -57,6 +57,15 @@ def test_indexing_takes_the_same_rows_of_every_field(index):
         assert torch.equal(got, had[index])
 
 
+def test_put_replaces_rows_and_leaves_the_rest():
+    value, other = make(batch=5), make(start=50, batch=2)
+    changed = value.put(torch.tensor([4, 1]), other)
+    for got, had, new in zip(leaves(changed), leaves(value), leaves(other), strict=True):
+        assert torch.equal(got[[0, 2, 3]], had[[0, 2, 3]])
+        assert torch.equal(got[[4, 1]], new)
+    assert torch.equal(value.matrix, make(batch=5).matrix), "the value itself stays as it was"
+
+
 def test_stack_flatten_and_cat():
     parts = [make(0), make(10), make(20)]
     stacked = Outer.stack(parts)
