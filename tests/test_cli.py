@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from durotaxis import cli, console
@@ -24,6 +25,7 @@ VERBS = {
     "train",
     "evaluate",
     "scenario list",
+    "scenario show",
     "scenario score",
     "config show",
     "config schema",
@@ -377,18 +379,56 @@ def test_ptm_check_runs_a_model(call):
     assert "varies" in out
 
 
+def test_a_scenario_is_shown(call):
+    code, out, _ = call("scenario", "show", "patches", "--seed", "3")
+    assert code == 0
+    for text in (
+        "patches: soft discs",
+        "patches over linear, 200 x 100 µm",
+        "0.15 to 11 kPa (seed 3)",
+        "N_c 20, max_nodes 60, max_steps 200",
+        "differs from the defaults in: env.substrate.kind = patches, env.reward.boundary = 0.0",
+        "delete-left",
+        "churn-young",
+    ):
+        assert text in out, text
+    with Image.open("patches.png") as image:
+        assert image.width == 720
+    code, out, _ = call("scenario", "show", "moat", "env.substrate.direction=[0,1]", "--out", "up.png")
+    assert code == 0
+    assert "100 µm along it, 200 µm across" in out
+    assert "no scores are kept of this world" in out
+    assert Path("up.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mot"], "unknown scenario 'mot' (did you mean 'moat'?)"),
+        (["moat", "--out", "x.gif"], "--out x.gif must end in .png"),
+        (["moat", "--out", "nowhere/x.png"], "it lies in a directory that does not exist"),
+        (["moat", "env.substrate.moat.width=300"], "env.substrate.moat.width: must be below"),
+        (["moat", "ppo.num_epochs=3"], "ppo.num_epochs: must start with one of: env"),
+    ],
+)
+def test_a_scenario_that_cannot_be_shown(call, arguments, message):
+    code, _, err = call("scenario", "show", *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
 def test_score_remakes_the_constants(call, monkeypatch):
     row = {"return_mean": 1.5, "return_se": 0.1, "success_rate": 0.25}
     monkeypatch.setattr(
         score, "score_scenario", lambda name, seeds, on_batch: {"random": {**row, "episodes": seeds}}
     )
-    Path("scores.json").write_text('{"linear": {}, "quick": {}}')
+    Path("scores.json").write_text('{"full": {}, "linear": {}, "quick": {}}')
     code, out, _ = call("scenario", "score", "quick", "--seeds", "4", "--out", "scores.json")
     assert code == 0
-    assert json.loads(Path("scores.json").read_text()) == {
-        "linear": {},
-        "quick": {"random": {**row, "episodes": 4}},
-    }
+    scores = json.loads(Path("scores.json").read_text())
+    assert scores == {"quick": {"random": {**row, "episodes": 4}}, "linear": {}, "full": {}}
+    assert list(scores) == ["quick", "linear", "full"], "in the order of the scenarios"
     assert "1.500" in out
 
 

@@ -18,6 +18,7 @@ from durotaxis.env import (
 )
 from durotaxis.env.config import RewardConfig, SpawnBounds, SubstrateConfig
 from durotaxis.env.reward import TERMS
+from durotaxis.env.substrate.config import SECTIONS
 from durotaxis.ppo.config import PPOConfig
 from durotaxis.records import schema_table
 
@@ -75,6 +76,7 @@ def test_ends_stand_in_their_order():
 def test_substrates_and_scenarios_are_complete():
     kinds = SubstrateConfig.model_fields["kind"].annotation.__args__
     assert set(first_words(section(ENVIRONMENT, "Substrates"))) == set(kinds)
+    assert set(SECTIONS) < set(kinds)
     rows = {row[0].strip("`"): row for row in table_rows(section(ENVIRONMENT, "Scenarios"))}
     assert list(rows) == list(SCENARIOS)
     for name, row in rows.items():
@@ -84,6 +86,24 @@ def test_substrates_and_scenarios_are_complete():
         assert row[2] == f"{width:g} x {height:g}"
         counts = (config.critical_nodes, config.max_nodes, config.max_steps)
         assert [int(cell.rstrip(" |")) for cell in row[3:]] == list(counts)
+
+
+def as_printed(value) -> str:
+    """A default as the table of substrates writes it."""
+    if isinstance(value, tuple):
+        return f"({', '.join(as_printed(part) for part in value)})"
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_the_table_of_substrates_states_every_key_and_default(kind):
+    rows = {row[0].strip("`"): row[2] for row in table_rows(section(ENVIRONMENT, "Substrates"))}
+    name, _, keys = rows[kind].partition(": ")
+    assert name == f"`{kind}`"
+    stated = dict(re.findall(r"`(\w+)`(?: (\([^)]*\)|[\d.]+))?", keys))
+    fields = SubstrateConfig.model_fields[kind].default
+    wanted = {key: getattr(fields, key) for key in type(fields).model_fields}
+    assert stated == {key: "" if value is None else as_printed(value) for key, value in wanted.items()}
 
 
 def test_environment_example_runs():

@@ -152,20 +152,40 @@ def evaluate(
 
 @scenario_app.command("list", epilog="Example:\n\ndurotaxis scenario list")
 def scenario_list() -> None:
-    """Name the scenarios."""
-    from durotaxis.env.config import EnvConfig
-    from durotaxis.env.scenarios import SCENARIOS
+    """Name the scenarios, with the success rates of two scripted policies."""
+    from durotaxis.study.scenario import LIST_COLUMNS, list_rows
 
-    rows = []
-    for name in SCENARIOS:
-        config = EnvConfig(scenario=name)
-        width, height = config.substrate.size
-        size = f"{width:g} x {height:g} µm"
-        rows.append(
-            (name, config.substrate.kind, size, config.critical_nodes, config.max_nodes, config.max_steps)
-        )
-    columns = ("name", "substrate", "size", "critical nodes", "max nodes", "max steps")
-    make_console().print(table("", columns, rows))
+    make_console().print(table("", LIST_COLUMNS, list_rows()))
+
+
+@scenario_app.command(
+    "show",
+    epilog="Examples:\n\ndurotaxis scenario show patches\n\n"
+    "durotaxis scenario show stripes env.substrate.direction=[1,1] --seed 7 --out stripes.png",
+)
+def scenario_show(
+    name: Annotated[str, typer.Argument(help="A scenario.")],
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(help="Seed of the episode that is drawn.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="PNG file; default NAME.png here.")] = None,
+) -> None:
+    """Draw a scenario with its first colony; print its numbers and the scripted policies' scores."""
+    from durotaxis.study.scenario import SCORE_COLUMNS, draw_scenario, facts, scenario_config, score_rows
+
+    console = make_console()
+    config = scenario_config(name, overrides or [])
+    path = out or Path(f"{name}.png")
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--out {path} must end in .png")
+    _require_writable_file(path)
+    draw_scenario(config, seed).save(path)
+    for line in facts(config, seed):
+        console.print(line, markup=False, soft_wrap=True)
+    if rows := score_rows(config):
+        console.print(table("scripted policies", SCORE_COLUMNS, rows))
+    else:
+        console.print("scripted policies: no scores are kept of this world")
+    console.print(f"written to {path}", markup=False, soft_wrap=True)
 
 
 @scenario_app.command(
@@ -179,28 +199,24 @@ def scenario_score(
     out: Annotated[Path | None, typer.Option(help="JSON file; default the one in the package.")] = None,
 ) -> None:
     """Play the scripted policies and remake the constants that returns are normalised with."""
-    from durotaxis.env.scenarios import SCENARIOS, scenario_values
-    from durotaxis.study.score import NORMALISERS, score_scenario
+    from durotaxis.agent.scripted import SCRIPTED
+    from durotaxis.env.scenarios import SCENARIOS
+    from durotaxis.study.scenario import SCORE_COLUMNS, require_scenario, row_of
+    from durotaxis.study.score import score_scenario
 
     console = make_console()
     names = list(SCENARIOS) if name is None else [name]
     for one in names:
-        try:
-            scenario_values(one)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        require_scenario(one)
     path = out or Path(str(resources.files("durotaxis.env") / "scores.json"))
     _require_writable_file(path)
     scores = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     for one in names:
-        with counting_view(console, one, seeds * len(NORMALISERS)) as advance:
+        with counting_view(console, one, seeds * len(SCRIPTED)) as advance:
             scores[one] = score_scenario(one, seeds, advance)
-        rows = [
-            (policy, *(f"{row[key]:.3f}" for key in ("return_mean", "return_se", "success_rate")))
-            for policy, row in scores[one].items()
-        ]
-        console.print(table(one, ("policy", "return", "standard error", "success"), rows))
-    write_json(path, scores)
+        rows = [row_of(policy, row) for policy, row in scores[one].items()]
+        console.print(table(one, SCORE_COLUMNS, rows))
+        write_json(path, {known: scores[known] for known in SCENARIOS if known in scores})
     console.print(f"written to {path}", markup=False, soft_wrap=True)
 
 

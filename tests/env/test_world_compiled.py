@@ -15,7 +15,7 @@ from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.env import DurotaxisEnv, EnvConfig
 
 torch.set_num_threads(1)
-for scenario in ("random", "moat"):
+for scenario in ("random", "moat", "stripes", "patches"):
     config = EnvConfig(scenario=scenario, max_nodes=40, observation={"field": True}, max_steps=10**6)
     worlds = [DurotaxisEnv(config, 6, compile=compiled) for compiled in (False, True)]
     for world in worlds:

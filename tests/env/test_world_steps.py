@@ -78,6 +78,7 @@ WORLDS = {
         "substrate": {
             "kind": "patches",
             "ground": "exponential",
+            "base": 2.0,
             "direction": 2.0,
             "patches": {"covered": 0.2, "stiffness": 0.6},
         },

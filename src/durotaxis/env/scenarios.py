@@ -29,6 +29,21 @@ SCENARIOS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Scenario name -> the values of EnvConfig that differ from its defaults."""
 
+ABOUT: Mapping[str, str] = MappingProxyType(
+    {
+        "quick": "a plain gradient, the first thing to try",
+        "linear": "a plain gradient: look at one's own node and climb",
+        "exponential": "a gradient that starts soft and steepens",
+        "random": "a gradient of another law and steepness in every episode",
+        "stripes": "soft lanes that shift: straight ahead is a blind alley, the way leads by the gaps",
+        "patches": "soft discs at random: one has to see where the corridor goes",
+        "moat": "a soft band across the way: one has to see where the bridge is",
+        "uniform": "no gradient at all: only `direction` says where to go",
+        "full": "the large substrate, with a large colony",
+    }
+)
+"""Scenario name -> what is special about it."""
+
 
 def scenario_values(name: str) -> dict[str, Any]:
     """The values of a scenario.

@@ -103,7 +103,7 @@ def score_scenario(
     name: str,
     num_seeds: int = 1000,
     on_batch: Callable[[int], None] = lambda finished: None,
-    policies: Sequence[str] = NORMALISERS,
+    policies: Sequence[str] = tuple(SCRIPTED),
 ) -> dict[str, dict[str, float | None]]:
     """Scripted policies on one scenario, with default coefficients: {policy: summary}.
 
