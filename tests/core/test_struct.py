@@ -155,10 +155,10 @@ def test_different_structures_are_not_combined():
     mask = torch.tensor([True, False, True])
     for combine in (Holder.cat, Holder.stack, lambda items: Holder.where(mask, *items)):
         for items in ([full, bare], [bare, full]):
-            with pytest.raises(ValueError, match="Holder.part differs in structure .*None"):
+            with pytest.raises(ValueError, match=r"Holder\.part differs in structure .*None"):
                 combine(items)
     short = replace(make(), terms={"a": torch.zeros(3)})
-    with pytest.raises(ValueError, match="Outer.terms differs in its keys"):
+    with pytest.raises(ValueError, match=r"Outer\.terms differs in its keys"):
         Outer.cat([make(), short])
 
 
