@@ -57,6 +57,15 @@ def test_indexing_takes_the_same_rows_of_every_field(index):
         assert torch.equal(got, had[index])
 
 
+def test_put_replaces_rows_and_leaves_the_rest():
+    value, other = make(batch=5), make(start=50, batch=2)
+    changed = value.put(torch.tensor([4, 1]), other)
+    for got, had, new in zip(leaves(changed), leaves(value), leaves(other), strict=True):
+        assert torch.equal(got[[0, 2, 3]], had[[0, 2, 3]])
+        assert torch.equal(got[[4, 1]], new)
+    assert torch.equal(value.matrix, make(batch=5).matrix), "the value itself stays as it was"
+
+
 def test_stack_flatten_and_cat():
     parts = [make(0), make(10), make(20)]
     stacked = Outer.stack(parts)
@@ -146,10 +155,10 @@ def test_different_structures_are_not_combined():
     mask = torch.tensor([True, False, True])
     for combine in (Holder.cat, Holder.stack, lambda items: Holder.where(mask, *items)):
         for items in ([full, bare], [bare, full]):
-            with pytest.raises(ValueError, match="Holder.part differs in structure .*None"):
+            with pytest.raises(ValueError, match=r"Holder\.part differs in structure .*None"):
                 combine(items)
     short = replace(make(), terms={"a": torch.zeros(3)})
-    with pytest.raises(ValueError, match="Outer.terms differs in its keys"):
+    with pytest.raises(ValueError, match=r"Outer\.terms differs in its keys"):
         Outer.cat([make(), short])
 
 

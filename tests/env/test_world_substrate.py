@@ -390,7 +390,7 @@ def test_plain_batches_have_no_parts():
 
 
 def test_different_structures_are_only_joined_on_purpose():
-    with pytest.raises(ValueError, match="Substrate.moat differs in structure"):
+    with pytest.raises(ValueError, match=r"Substrate\.moat differs in structure"):
         Substrate.cat([make(world("linear")), make(world("moat"))])
 
 

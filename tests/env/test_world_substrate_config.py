@@ -259,7 +259,7 @@ def test_bad_files_are_refused(tmp_path):
             build_config(EnvConfig, {"substrate": as_map(tmp_path / name, **values)})
     if os.geteuid():
         Path(good).chmod(0)
-        with pytest.raises(ConfigError, match="good.csv cannot be read: Permission denied"):
+        with pytest.raises(ConfigError, match=r"good\.csv cannot be read: Permission denied"):
             build_config(EnvConfig, {"substrate": as_map(good)})
 
 
@@ -268,5 +268,5 @@ def test_noise_over_a_map_is_held_to_the_limits(tmp_path):
     file.write_text("0.2,1\n1,1\n")
     below = {"kind": "noise", "ground": "map", "map": {"file": str(file), "micrometres_per_pixel": 20.0}}
     assert EnvConfig(substrate={**below, "noise": {"amplitude": 0.6}}).substrate.size == (40.0, 40.0)
-    with pytest.raises(ConfigError, match="noise.amplitude: stiffness could come to 0.0899 or 2.23 kPa"):
+    with pytest.raises(ConfigError, match=r"noise\.amplitude: stiffness could come to 0\.0899 or 2\.23 kPa"):
         build_config(EnvConfig, {"substrate": {**below, "noise": {"amplitude": 0.8}}})

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import shutil
+import tempfile
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from durotaxis.core.config import Config, merge
@@ -28,6 +34,22 @@ SHORT = {"substrate": {"size": (40.0, 30.0), "slope": 0.3}, "spawn_bounds": {"ha
 LEAVING = merge(SHORT, {"boundary": "terminate"})
 BACKWARDS = {"left_moves_limit": 2, "delta_time": 0}
 EMPTYING = {"min_nodes": 0, "num_initial_nodes": 1}
+MAPS = Path(tempfile.mkdtemp(prefix="durotaxis-maps-"))
+for name, top in (("one.csv", 8.0), ("other.csv", 12.0)):
+    (MAPS / name).write_text("\n".join(f"1,{top / 2},{top}" for _ in range(2)))
+Image.fromarray(np.array([[0, 90, 255], [30, 120, 200]], dtype=np.uint8)).save(MAPS / "grey.png")
+atexit.register(shutil.rmtree, MAPS, ignore_errors=True)
+
+
+def over(kind: str, **section: Any) -> dict[str, Any]:
+    """A world on ground of this kind, with values of the kind's own section."""
+    if kind == "map":
+        section.setdefault("micrometres_per_pixel", 20.0)
+    return {"substrate": {"kind": kind, kind: section} if section else {"kind": kind}}
+
+
+REFUSED = {"substrate.map.sha256": (over("map", file=str(MAPS / "one.csv")), "0" * 64)}
+"""Keys that change nothing of a world, because every other value of theirs is refused."""
 
 CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "scenario": ({}, "exponential"),
@@ -36,6 +58,32 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "substrate.direction": ({}, 1.0),
     "substrate.slope": ({}, 0.08),
     "substrate.base": ({}, 2.0),
+    "substrate.ground": (over("noise"), "exponential"),
+    "substrate.step.position": (over("step"), 0.05),
+    "substrate.step.low": (over("step"), 2.0),
+    "substrate.step.high": (over("step"), 20.0),
+    "substrate.step.ramp": (over("step"), 30.0),
+    "substrate.stripes.lane_width": (over("stripes"), 15.0),
+    "substrate.stripes.stiffness": (over("stripes"), 0.3),
+    "substrate.stripes.shift_every": (over("stripes"), 40.0),
+    "substrate.stripes.gap": (over("stripes"), 10.0),
+    "substrate.patches.radius": (over("patches"), (8.0, 20.0)),
+    "substrate.patches.stiffness": (over("patches"), 0.3),
+    "substrate.patches.covered": (over("patches"), 0.2),
+    "substrate.patches.corridor": (over("patches"), 25.0),
+    "substrate.moat.width": (over("moat"), 20.0),
+    "substrate.moat.stiffness": (over("moat"), 0.3),
+    "substrate.moat.num_bridges": (over("moat"), 3),
+    "substrate.moat.bridge_width": (over("moat"), 10.0),
+    "substrate.noise.amplitude": (over("noise"), 0.1),
+    "substrate.noise.length": (over("noise"), 30.0),
+    "substrate.map.file": (over("map", file=str(MAPS / "one.csv")), str(MAPS / "other.csv")),
+    "substrate.map.micrometres_per_pixel": (over("map", file=str(MAPS / "one.csv")), 5.0),
+    "substrate.map.stiffness": (
+        over("map", file=str(MAPS / "grey.png"), stiffness=(1.0, 9.0)),
+        (2.0, 50.0),
+    ),
+    "substrate.random.kinds": (over("random"), ("exponential", "moat")),
     "num_initial_nodes": ({}, 4),
     "min_nodes": ({}, 8),
     "critical_nodes": ({}, 7),
@@ -130,7 +178,15 @@ def usual_life(base: str) -> list[torch.Tensor]:
 
 
 def test_every_key_is_listed():
-    assert set(CHANGES) == set(keys(EnvConfig)), "each key of EnvConfig needs a change that can be seen"
+    assert CHANGES.keys() | REFUSED.keys() == set(keys(EnvConfig)), "each key needs a change that can be seen"
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_other_values_are_refused(key):
+    base, value = REFUSED[key]
+    EnvConfig(**base)
+    with pytest.raises(ValidationError):
+        EnvConfig(**merge(base, nested(key, value)))
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -107,7 +107,7 @@ def test_identity_world_is_learned(tmp_path):
         world=ToyWorld(16),
         policy=policy,
         ppo=ppo,
-        training=TrainingConfig(total_steps=7 * 256, checkpoint_every=0),
+        training=TrainingConfig(total_steps=9 * 256, checkpoint_every=0),
         evaluation_world=None,
     )
     after = summarize(evaluate(ToyWorld(10), policy, report_seeds(10)))

@@ -75,6 +75,10 @@ class Struct:
         """Concatenate structs along an existing dimension."""
         return cls._combine(items, lambda tensors: torch.cat(list(tensors), dim))
 
+    def put(self, rows: Tensor, values: Self) -> Self:
+        """The same with rows [R] (int64, the first dimension) replaced by those of `values` [R,...]."""
+        return self._combine([self, values], lambda tensors: tensors[0].index_copy(0, rows, tensors[1]))
+
     @classmethod
     def where(cls, mask: Tensor, yes: Self, no: Self) -> Self:
         """Rows of `yes` where `mask` [B] is true, of `no` elsewhere."""

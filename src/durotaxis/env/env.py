@@ -116,8 +116,11 @@ def reset_where(
     colony: Colony, substrate: Substrate, mask: Tensor, seeds: Tensor, config: EnvConfig
 ) -> tuple[Colony, Substrate]:
     """Start new episodes where `mask` [B] bool is true, with `seeds` [B]; the others stay as they are."""
-    fresh_colony, fresh_substrate = reset(config, seeds)
-    return Colony.where(mask, fresh_colony, colony), Substrate.where(mask, fresh_substrate, substrate)
+    (rows,) = mask.nonzero(as_tuple=True)
+    if len(rows) == 0:
+        return colony, substrate
+    fresh_colony, fresh_substrate = reset(config, seeds[rows])
+    return colony.put(rows, fresh_colony), substrate.put(rows, fresh_substrate)
 
 
 @final
@@ -157,6 +160,7 @@ class DurotaxisEnv:
 
             self._look = compiled_look()
         self._state: tuple[Colony, Substrate] | None = None
+        self._seen: Observation | None = None  # scaled, of the current state
 
     @property
     def colony(self) -> Colony:
@@ -174,7 +178,8 @@ class DurotaxisEnv:
         if seeds.shape != (self.num_colonies,):
             raise UserError(f"seeds must have shape [{self.num_colonies}], not {list(seeds.shape)}")
         self._state = reset(self.config, seeds)
-        return self.observe()
+        self._seen = self.observe()
+        return self._seen
 
     def observe(self, scaled: bool = True) -> Observation:
         """The observation of the current state."""
@@ -184,13 +189,19 @@ class DurotaxisEnv:
         """Take one step; see `durotaxis.env.step`. Ended episodes are not reset."""
         colony, substrate = self._current()
         transition = step(colony, action, substrate, self.config, self.validate, self._look)
-        self._state = transition.colony, substrate
+        self._state, self._seen = (transition.colony, substrate), transition.observation
         return transition
 
     def reset_where(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start new episodes where `mask` is true and observe the whole batch."""
-        self._state = reset_where(*self._current(), mask, seeds, self.config)
-        return self.observe()
+        colony, substrate = self._state = reset_where(*self._current(), mask, seeds, self.config)
+        (rows,) = mask.nonzero(as_tuple=True)
+        if self._seen is None:
+            self._seen = self.observe()
+        elif len(rows):
+            fresh = observe(colony[rows], substrate[rows], self.config)
+            self._seen = self._seen.put(rows, fresh)
+        return self._seen
 
     def summary(self) -> dict[str, Tensor]:
         """Per colony, [B]: furthest front over goal, number of nodes, index of its phase."""
@@ -217,7 +228,7 @@ class DurotaxisEnv:
                 f"the saved world has {colony.batch_size} colonies of {colony.capacity} slots, this one "
                 f"{self.num_colonies} of {self.config.num_slots}; use the configuration it was saved with"
             )
-        self._state = colony.to(self.device), substrate.to(self.device)
+        self._state, self._seen = (colony.to(self.device), substrate.to(self.device)), None
 
     def _current(self) -> tuple[Colony, Substrate]:
         if self._state is None:
