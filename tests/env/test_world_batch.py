@@ -161,8 +161,9 @@ def test_the_class_is_the_functions():
         assert torch.equal(world.substrate.moat.bridges, substrate.moat.bridges)
 
 
-def test_the_saved_world_goes_on_as_the_first():
-    config = EnvConfig(scenario="random", **SMALL)
+@pytest.mark.parametrize("scenario", ["random", "patches"])
+def test_the_saved_world_goes_on_as_the_first(scenario):
+    config = EnvConfig(scenario=scenario, **SMALL)
     first = DurotaxisEnv(config, 3)
     first.reset(torch.arange(3))
     for _ in range(10):

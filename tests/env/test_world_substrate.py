@@ -363,7 +363,7 @@ def test_a_mixed_batch_keeps_every_row_its_own_field(config_of, tmp_path):
     rows = [make(config, 2, seed) for seed, config in enumerate(configs)]
     mixed = join(rows)
     assert mixed.pixels.tables.shape == (2, 12, 18)
-    points = scattered(world(size=(250.0, 180.0)), 60) - 20.0
+    points = scattered(world(size=(250.0, 180.0)), 500) - 20.0
     along, across = log_gradient(points.expand(2 * len(rows), -1, -1), mixed)
     together = stiffness(points.expand(2 * len(rows), -1, -1), mixed)
     for k, substrate in enumerate(rows):
@@ -371,6 +371,15 @@ def test_a_mixed_batch_keeps_every_row_its_own_field(config_of, tmp_path):
         alone = (stiffness(both, substrate), *log_gradient(both, substrate))
         for whole, part in zip((together, along, across), alone, strict=True):
             assert torch.equal(whole[2 * k : 2 * k + 2], part), configs[k].substrate
+
+
+def test_rows_without_a_map_do_not_read_it(tmp_path):
+    (tmp_path / "tiny.csv").write_text("1,2\n3,4\n")
+    tiny = world("map", map={"file": str(tmp_path / "tiny.csv"), "micrometres_per_pixel": 50.0})
+    points = scattered(world(), 50).expand(2, -1, -1)
+    rows = [make(world("exponential")), make(tiny)]
+    for row, value in zip(rows, stiffness(points, join(rows)), strict=True):
+        assert torch.equal(value, stiffness(points[:1], row)[0])
 
 
 def test_plain_batches_have_no_parts():
