@@ -254,6 +254,23 @@ def test_threshold_stops_growth_on_soft_ground_and_leaves_the_rest():
     torch.testing.assert_close(r[3:], hill[3:])
 
 
+@pytest.mark.parametrize("law", ["hill", "biphasic", "threshold"])
+@pytest.mark.parametrize("h", [1e-6, 0.3, 1.7, 4.0, 100.0, 1e30])
+def test_a_length_is_a_number_and_does_not_depend_on_its_neighbours(law, h):
+    """To the bit: wherever in a tensor it stands."""
+    draw = torch.Generator().manual_seed(1)
+    half_saturation, stiffness = (torch.rand(2, 1003, generator=draw) * 20 + 0.1).unbind(0)
+    max_step = torch.rand(1003, generator=draw) * 9 + 1
+    response = EnvConfig(response={"law": law, "exponent": h}).response
+    together = step_length(max_step, half_saturation, stiffness, response)
+    alone = [
+        step_length(max_step[k : k + 1], half_saturation[k : k + 1], stiffness[k : k + 1], response)
+        for k in range(1003)
+    ]
+    assert torch.equal(together, torch.cat(alone))
+    assert ((together >= 0) & (together <= max_step)).all()
+
+
 def test_a_colony_gathers_at_the_optimum_from_both_sides():
     """Undirected growth that keeps what grew farthest: uphill below the optimum, downhill above it."""
     config = EnvConfig(

@@ -17,7 +17,6 @@ from durotaxis.env.env import (
     outcome,
     reset,
     reset_where,
-    rest_masked,
     step,
     total_reward,
 )
@@ -71,7 +70,6 @@ __all__ = [
     "outcome",
     "reset",
     "reset_where",
-    "rest_masked",
     "step",
     "stiffness",
     "total_reward",

@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 
+MOST = 2**31 - 1
+"""The largest count."""
+
+
 class SpawnBounds(Config):
     """Ranges of the spawn parameters. They are part of the physics: see the environment page."""
 
@@ -128,21 +132,21 @@ class EnvConfig(Config):
 
     scenario: str = "quick"
     substrate: SubstrateConfig = SubstrateConfig()
-    num_initial_nodes: int = Field(default=5, ge=1)
-    min_nodes: int = Field(default=2, ge=0)  # delete is masked at or below
-    critical_nodes: int = Field(default=20, ge=1)  # N_c: above it, soft old nodes are marked
-    max_nodes: int = Field(default=60, ge=1)  # above it the episode ends overcrowded
-    capacity: int | None = Field(default=None, ge=2)  # node slots; default 2 * max_nodes
-    max_steps: int = Field(default=200, ge=1)
-    delta_time: int = Field(default=3, ge=0)  # steps after which a node counts as old
+    num_initial_nodes: int = Field(default=5, ge=1, le=MOST)
+    min_nodes: int = Field(default=2, ge=0, le=MOST)  # delete is masked at or below
+    critical_nodes: int = Field(default=20, ge=1, le=MOST)  # N_c: above it, soft old nodes are marked
+    max_nodes: int = Field(default=60, ge=1, le=MOST)  # above it the episode ends overcrowded
+    capacity: int | None = Field(default=None, ge=2, le=MOST)  # node slots; default 2 * max_nodes
+    max_steps: int = Field(default=200, ge=1, le=MOST)
+    delta_time: int = Field(default=3, ge=0, le=MOST)  # steps after which a node counts as old
     minutes_per_step: Positive = 10.0
     spawn_bounds: SpawnBounds = SpawnBounds()
     response: ResponseConfig = ResponseConfig()
     boundary: Literal["clamp", "terminate"] = "clamp"
     goal_margin: float = Field(default=0.01, ge=0, lt=0.9)  # of L, before the far end
-    left_moves_limit: int | None = Field(default=30, ge=1)  # steps running; null: drift ends nothing
+    left_moves_limit: int | None = Field(default=30, ge=1, le=MOST)  # steps running; null: drift ends nothing
     overcrowding: Literal["terminate", "cap"] = "terminate"  # cap: no spawn beyond max_nodes, and no such end
-    max_recoveries: int = Field(default=0, ge=0)  # times an extinct colony starts anew within its episode
+    max_recoveries: int = Field(default=0, ge=0, le=MOST)  # times an extinct colony starts anew
     mark_fraction: float = Field(default=0.15, ge=0, le=1)  # of the nodes above critical_nodes; 0: no marks
     observation: ObservationConfig = ObservationConfig()
     reward: RewardConfig = RewardConfig()

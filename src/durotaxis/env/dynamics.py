@@ -98,7 +98,7 @@ def mark(after: Survey, config: EnvConfig) -> Tensor:
     share = config.mark_fraction * excess.to(torch.float64) + 1e-9
     quota = share.floor().to(torch.int64).clamp_min(1)
     quota = torch.where(excess > 0, quota, 0)
-    if not torch.compiler.is_compiling() and not bool((quota > 0).any()):
+    if not bool((quota > 0).any()):
         return torch.zeros_like(candidate)
     # Slots are in order of node_id, so a stable sort breaks ties by it.
     order = torch.where(candidate, local, torch.inf).argsort(dim=1, stable=True)
@@ -171,7 +171,7 @@ def _surviving_ancestor(parent: Tensor, leaving: Tensor, capacity: int) -> Tenso
     jump = torch.cat([torch.where(leaving, above, me), root], 1)
     for _ in range(capacity.bit_length()):
         following = jump.gather(1, jump)
-        if not torch.compiler.is_compiling() and torch.equal(following, jump):
+        if torch.equal(following, jump):
             break
         jump = following
     ancestor = jump.gather(1, above)

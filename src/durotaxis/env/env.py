@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -152,7 +151,7 @@ class DurotaxisEnv:
             raise UserError(f"num_colonies must be at least 1, not {num_colonies}")
         self.config = config
         self.num_colonies = num_colonies
-        self.device = torch.device(device)
+        self.device = check_device(device)
         self.validate = validate
         self._look: Look = observe_survey
         if compile:
@@ -173,11 +172,12 @@ class DurotaxisEnv:
         return self._current()[1]
 
     def reset(self, seeds: Tensor | Sequence[int]) -> Observation:
-        """Start one episode per seed ([B] int64)."""
-        seeds = torch.as_tensor(seeds, dtype=torch.int64, device=self.device)
-        if seeds.shape != (self.num_colonies,):
-            raise UserError(f"seeds must have shape [{self.num_colonies}], not {list(seeds.shape)}")
-        self._state = reset(self.config, seeds)
+        """Start one episode per seed, [B] whole numbers.
+
+        Raises:
+            UserError: another number of seeds, or seeds that are no int64.
+        """
+        self._state = reset(self.config, self._check_seeds(seeds))
         self._seen = self.observe()
         return self._seen
 
@@ -193,7 +193,12 @@ class DurotaxisEnv:
         return transition
 
     def reset_where(self, mask: Tensor, seeds: Tensor) -> Observation:
-        """Start new episodes where `mask` is true and observe the whole batch."""
+        """Start new episodes where `mask` [B] bool is true, with `seeds` [B], and observe the whole batch."""
+        if mask.shape != (self.num_colonies,) or mask.dtype != torch.bool:
+            raise UserError(
+                f"mask must be bool of shape [{self.num_colonies}], not {mask.dtype} {list(mask.shape)}"
+            )
+        seeds = self._check_seeds(seeds)
         colony, substrate = self._state = reset_where(*self._current(), mask, seeds, self.config)
         (rows,) = mask.nonzero(as_tuple=True)
         if self._seen is None:
@@ -221,14 +226,35 @@ class DurotaxisEnv:
         return {"colony": colony.to_dict(), "substrate": substrate.to_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+        """Continue from `state_dict()`.
+
+        Raises:
+            UserError: the state is of another batch size, number of slots or kind of substrate.
+        """
         colony, substrate = Colony.from_dict(state["colony"]), Substrate.from_dict(state["substrate"])
         if colony.batch_size != self.num_colonies or colony.capacity != self.config.num_slots:
             raise UserError(
                 f"the saved world has {colony.batch_size} colonies of {colony.capacity} slots, this one "
                 f"{self.num_colonies} of {self.config.num_slots}; use the configuration it was saved with"
             )
+        own = make_substrate(self.config.substrate, colony.seed[:1])
+        if _layout(substrate) != _layout(own) or not bool((substrate.size == own.size).all()):
+            raise UserError(
+                "the saved world lies on another kind or size of substrate than env.substrate says; use the "
+                "configuration it was saved with"
+            )
         self._state, self._seen = (colony.to(self.device), substrate.to(self.device)), None
+
+    def _check_seeds(self, seeds: Tensor | Sequence[int]) -> Tensor:
+        try:
+            given = torch.as_tensor(seeds, device=self.device)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            given = torch.zeros(0, device=self.device)
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise UserError(f"seeds must be whole numbers below 2^63, one per colony, not {seeds}")
+        if given.shape != (self.num_colonies,):
+            raise UserError(f"seeds must have shape [{self.num_colonies}], not {list(given.shape)}")
+        return given.to(torch.int64)
 
     def _current(self) -> tuple[Colony, Substrate]:
         if self._state is None:
@@ -236,7 +262,27 @@ class DurotaxisEnv:
         return self._state
 
 
-def rest_masked(action: Action, observation: Observation) -> Action:
-    """The same action with every kind the mask forbids replaced by rest."""
-    allowed = observation.action_mask.gather(-1, action.kind[..., None])[..., 0]
-    return replace(action, kind=torch.where(allowed, action.kind, 0))
+def check_device(device: str | torch.device) -> torch.device:
+    """The device of this name, if this computer has it.
+
+    Raises:
+        UserError: it has not.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"this computer has no device '{device}' for torch; use cpu") from None
+    return found
+
+
+def _layout(substrate: Substrate) -> dict[str, Any]:
+    """Of every field of a substrate the sizes beyond the batch; None where there is no field."""
+    return _sizes(substrate.to_dict())
+
+
+def _sizes(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _sizes(value) if isinstance(value, Mapping) else None if value is None else value.shape[1:]
+        for name, value in values.items()
+    }

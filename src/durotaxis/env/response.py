@@ -17,6 +17,9 @@ laws as the length of one growth decision, and every constant in them.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from durotaxis.env.config import ResponseConfig
@@ -32,8 +35,12 @@ def step_length(
         response: which law, and its constants.
     """
     h = response.exponent
+    # By way of logarithms: the last bit of a tensor's power depends on where in memory a number stands, and
+    # a steep law would give 0 times infinity where it is simply 0.
+    log_half, log_local = half_saturation.log(), stiffness.log()
+    denominator = 1.0 + torch.exp(h * (log_half - log_local))
     if response.law == "biphasic":
-        x = (stiffness / response.optimum) ** h
-        return max_step / (1.0 + (half_saturation / response.optimum) ** h * (x + 1.0 / x))
-    length = max_step / (1.0 + (half_saturation / stiffness) ** h)
+        # (K/E*)^h · (E/E*)^h, beside the term above, which is (K/E*)^h · (E*/E)^h.
+        denominator = denominator + torch.exp(h * (log_half + log_local - 2.0 * math.log(response.optimum)))
+    length = max_step / denominator
     return length * (stiffness >= response.threshold) if response.law == "threshold" else length

@@ -129,7 +129,7 @@ def edge_direction(step: Step) -> Tensor:
 
 
 def effort(step: Step) -> Tensor:
-    """-c/N · Σ over spawning nodes of (max_step / 10 µm)² + 2 kPa / half_saturation."""
+    """-c/N · Σ over nodes whose child is born of (max_step / 10 µm)² + 2 kPa / half_saturation."""
     max_step, half_saturation = step.action.parameters[..., 0], step.action.parameters[..., 1]
     placed = step.born.placed
     cost = (max_step / 10.0) ** 2 + 2.0 / torch.where(placed, half_saturation, 1.0)

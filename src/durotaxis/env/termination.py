@@ -15,7 +15,8 @@ def end_reason(now: Survey, config: EnvConfig) -> Tensor:
     """The first reason that applies, in the order of `Reason`, [B] int64; RUNNING where none does."""
     colony, substrate = now.colony, now.substrate
     never = torch.zeros_like(now.num_nodes, dtype=torch.bool)
-    goal = substrate.extent[:, 0] * (1.0 - config.goal_margin)
+    # The farthest corner's s may fall short of L by its last bits; it must do even without a margin.
+    goal = substrate.extent[:, 0] * (1.0 - config.goal_margin - 1e-6)
     crowded, outside, drifted = never, never, never
     if config.overcrowding == "terminate":
         crowded = now.num_nodes > config.max_nodes
