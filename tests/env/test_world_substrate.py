@@ -91,6 +91,14 @@ def in_double(substrate):
     return substrate.map(lambda value: value.double() if value.is_floating_point() else value)
 
 
+def lowest_projections(config):
+    """The least projection of a corner onto the direction, and onto the one to its left."""
+    angle, (width, height) = config.substrate.direction, config.substrate.size
+    corners = [(x, y) for x in (0.0, width) for y in (0.0, height)]
+    units = (math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))
+    return [min(x * ux + y * uy for x, y in corners) for ux, uy in units]
+
+
 def test_the_defaults_along_x():
     points = torch.tensor([[[0.0, 3.0], [40.0, 99.0], [200.0, 50.0]]])
     linear = stiffness(points, make(world("linear")))
@@ -203,6 +211,20 @@ def test_the_moat_is_a_band_with_whole_bridges(num_bridges):
         assert (width >= 9.5).all(), "a bridge lies wholly inside"
     for slope in log_gradient(middle, substrate):
         assert not slope[~hard].any()
+
+
+@pytest.mark.parametrize("direction", [0.2, 0.5, math.pi / 4, 1.0, 2.5, -1.1])
+def test_a_slanted_moat_has_its_bridges_on_the_substrate(direction):
+    """At every s of the band, both sides of every bridge are places (x, y) within the rectangle."""
+    config = world("moat", direction=direction, moat={"num_bridges": 2})
+    moat = make(config, 200).moat
+    s0, t0 = lowest_projections(config)
+    ux, uy = math.cos(direction), math.sin(direction)
+    s = s0 + config.substrate.extent[0] / 2 + torch.linspace(-15.0, 15.0, 31)
+    t = t0 + torch.cat([moat.bridges - 8.0, moat.bridges + 8.0]).flatten()[:, None]
+    x, y = s * ux - t * uy, s * uy + t * ux
+    assert ((x > -1e-3) & (x < 200.001) & (y > -1e-3) & (y < 100.001)).all()
+    assert float(moat.bridges.max() - moat.bridges.min()) > 30.0, "all over the band"
 
 
 def test_stripes_are_lanes_that_shift_amid_gaps():

@@ -74,6 +74,14 @@ REFUSED = {
         {"kind": "moat", "moat": {"bridge_width": 101.0}},
         "moat.bridge_width: is above the extent",
     ),
+    "wide slanted bridge": (
+        {"kind": "moat", "direction": 0.2, "moat": {"bridge_width": 99.0}},
+        "moat.bridge_width: is above the extent across .* the whole moat, 95.9",
+    ),
+    "wide slanted moat": (
+        {"kind": "moat", "direction": 0.785, "moat": {"width": 150.0}},
+        r"moat.bridge_width: is above the extent .* moat, 0 µm; narrow the bridges or the moat",
+    ),
     "long gap": ({"kind": "stripes", "stripes": {"gap": 60.0}}, "stripes.gap: must be below shift_every, 60"),
     "wide lanes": (
         {"kind": "stripes", "stripes": {"lane_width": 100.0}},

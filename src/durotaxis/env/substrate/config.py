@@ -372,11 +372,24 @@ def _check_sizes(config: SubstrateConfig) -> None:
     used, (length, breadth) = config.kinds_in_use, config.extent
     if "moat" in used and config.moat.width >= length:
         raise KeyedError("moat.width", f"must be below the substrate's extent, {length:g} µm")
-    if "moat" in used and config.moat.bridge_width > breadth:
-        raise KeyedError("moat.bridge_width", f"is above the extent across, {breadth:g} µm")
+    if "moat" in used:
+        _check_bridges(config)
     if "stripes" in used and config.stripes.lane_width >= breadth:
         raise KeyedError("stripes.lane_width", f"must be below the extent across, {breadth:g} µm")
     if "patches" in used and 2 * config.patches.radius[1] > min(config.size):
         raise KeyedError("patches.radius", f"discs must fit into the substrate, {min(config.size):g} µm")
     if "patches" in used and config.patches.corridor >= min(config.size):
         raise KeyedError("patches.corridor", f"must be below the substrate's size, {min(config.size):g} µm")
+
+
+def _check_bridges(config: SubstrateConfig) -> None:
+    """Refuse bridges that do not lie on the substrate across the whole band."""
+    from durotaxis.env.substrate.plane import room_for_bridges
+
+    lowest, highest = room_for_bridges(config)
+    if config.moat.num_bridges and config.moat.bridge_width > highest - lowest:
+        raise KeyedError(
+            "moat.bridge_width",
+            f"is above the extent across that the substrate has along the whole moat, "
+            f"{max(highest - lowest, 0.0):g} µm; narrow the bridges or the moat",
+        )

@@ -16,7 +16,7 @@ from durotaxis.env.substrate.config import RANDOM_EXPONENTIAL, RANDOM_LINEAR, Su
 from durotaxis.env.substrate.field import EXPONENTIAL, LINEAR, MAP, STEP, UNIFORM, Substrate
 from durotaxis.env.substrate.parts import Moat, Noise, Part, Patches, Pixels, Step, Stripes
 from durotaxis.env.substrate.patches import draw_discs
-from durotaxis.env.substrate.plane import Plane
+from durotaxis.env.substrate.plane import Plane, room_for_bridges
 
 _LAWS = {"uniform": UNIFORM, "linear": LINEAR, "exponential": EXPONENTIAL, "step": STEP, "map": MAP}
 _PARTS: Mapping[str, type[Part]] = MappingProxyType(
@@ -140,15 +140,16 @@ def _make_patches(config: SubstrateConfig, seeds: Tensor) -> Patches:
 
 
 def _make_moat(config: SubstrateConfig, seeds: Tensor) -> Moat:
-    moat, (length, breadth), device = config.moat, config.extent, seeds.device
+    moat, length, device = config.moat, config.extent[0], seeds.device
     full = _filler(len(seeds), device)
     keys = _BRIDGES + torch.arange(moat.num_bridges, device=device)
     places = uniform(seeds[:, None], Purpose.SUBSTRATE, keys)
+    lowest, highest = room_for_bridges(config)
     return Moat(
         stiffness=full(moat.stiffness)[:, 0],
         first=full(0.5 * (length - moat.width))[:, 0],
         last=full(0.5 * (length + moat.width))[:, 0],
-        bridges=0.5 * moat.bridge_width + places * (breadth - moat.bridge_width),
+        bridges=lowest + 0.5 * moat.bridge_width + places * (highest - lowest - moat.bridge_width),
         bridge_width=full(moat.bridge_width)[:, 0],
     )
 

@@ -44,6 +44,17 @@ class Plane:
         x, y = s * dx - t * dy, s * dy + t * dx
         return min(max(x, 0.0), self.size[0]), min(max(y, 0.0), self.size[1])
 
+    def breadth_between(self, first: float, last: float) -> Point:
+        """The lowest and the highest t that lie on the rectangle for every s from `first` to `last`.
+
+        There are none where the lowest is above the highest.
+        """
+        if 0.0 in self.along:
+            return 0.0, self.extent[1]
+        # The rectangle is convex: what lies on it at both ends does so all the way.
+        lines = [sorted(line) for s in (first, last) for line in self._crossings(s)]
+        return max(low for low, _ in lines), min(high for _, high in lines)
+
     @property
     def start_box(self) -> tuple[Point, Point]:
         """Lower left and upper right corner (s, t) of where nodes start, before they are clamped."""
@@ -88,6 +99,15 @@ class Plane:
         last = around - (goal[-1] - goal[0])
         return self._line(first, first + starts[0]), self._line(first + starts[-1], first + last)
 
+    def _crossings(self, s: float) -> tuple[Point, Point]:
+        """Where a line across a slanted direction meets those through left and right, lower and upper side: t."""
+        (dx, dy), (width, height) = self.along, self.size
+        s, t0 = s + self.origin[0], self.origin[1]
+        return (
+            (s * dx / dy - t0, (s * dx - width) / dy - t0),
+            (-s * dy / dx - t0, (height - s * dy) / dx - t0),
+        )
+
     def _corners(self) -> list[Point]:
         width, height = self.size
         return [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
@@ -127,6 +147,12 @@ class Plane:
         if place <= 2 * width + height:
             return 2 * width + height - place, height
         return 0.0, 2 * (width + height) - place
+
+
+def room_for_bridges(config: SubstrateConfig) -> Point:
+    """The lowest and the highest t on the substrate along the whole of the moat's band."""
+    length, width = config.extent[0], config.moat.width
+    return Plane.of(config).breadth_between(0.5 * (length - width), 0.5 * (length + width))
 
 
 def _lowest(direction: Point, size: Point) -> float:
