@@ -134,6 +134,42 @@ def test_every_substrate_has_its_corridor_and_free_start(direction):
     assert (stiffness(colony.position[:, :5], substrate) > 0.9).all()
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (3.141593, math.pi),
+        (3.14159, math.pi),
+        (1.570796, math.pi / 2),
+        (1.5708, math.pi / 2),
+        (-1.570796, -math.pi / 2),
+        (4.712389, 1.5 * math.pi),
+        (6.283185, 2 * math.pi),
+        (9e-6, 0.0),
+        ([1, 1e-6], 0.0),
+        ([-1, -1e-6], -math.pi),
+        ([1e-7, 2.0], math.pi / 2),
+    ],
+)
+def test_a_typed_right_angle_is_one(typed, meant):
+    config, exact = world(direction=typed), world(direction=meant)
+    assert config.substrate == exact.substrate
+    (colony, substrate), (_, same) = (reset(each, torch.arange(3)) for each in (config, exact))
+    assert torch.equal(substrate.patches.centre, same.patches.centre)
+    assert (stiffness(colony.position[:, :5], substrate) > 0.9).all()
+
+
+@pytest.mark.parametrize("direction", [1.1e-5, math.pi - 2e-5, math.pi / 2 + 1e-4, -1e-3])
+@pytest.mark.parametrize("size", [(200.0, 100.0), (1000.0, 60.0)])
+def test_a_direction_a_little_off_a_right_angle_works(direction, size):
+    config = world(direction=direction, size=size, patches={"covered": 0.2})
+    assert config.substrate.direction == direction
+    plane = Plane.of(config.substrate)
+    assert len(plane.goal_corners) == 1
+    substrate = make(config, 2)
+    centres, radii = (torch.from_numpy(part).float() for part in places(substrate, config))
+    assert has_corridor(centres, radii, plane, 12.0).all()
+
+
 def test_patches_cover_what_they_should():
     config = world()
     substrate = make(config, 40)

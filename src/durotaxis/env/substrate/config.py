@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor
 
 from durotaxis.core.config import Config, KeyedError
@@ -34,6 +34,8 @@ RANDOM_LINEAR = ((0.01, 0.1), (0.5, 2.0))
 RANDOM_EXPONENTIAL = ((0.004, 0.008), (0.8, 1.5))
 """Ranges of slope (1/µm) and base (kPa) of a random exponential ground."""
 
+SNAP = 1e-5
+"""Directions nearer to a right angle than this, in radians, are that right angle."""
 START_ALONG = 0.1
 """Nodes start within this first part of the extent along `direction`."""
 START_ACROSS = (0.4, 0.6)
@@ -59,7 +61,17 @@ def _to_angle(value: Any) -> Any:
     return math.atan2(numbers[1], numbers[0])
 
 
-Direction = Annotated[Finite, BeforeValidator(_to_angle, json_schema_input_type=float | tuple[float, float])]
+def _snap(angle: float) -> float:
+    """The right angle that an angle all but is, so that a typed 3.14159 runs along a side; else the angle."""
+    right = round(angle / (0.5 * math.pi)) * (0.5 * math.pi)
+    return right if abs(angle - right) <= SNAP else angle
+
+
+Direction = Annotated[
+    Finite,
+    BeforeValidator(_to_angle, json_schema_input_type=float | tuple[float, float]),
+    AfterValidator(_snap),
+]
 
 
 def _keyed(key: str, read: Callable[[], Read]) -> Read:

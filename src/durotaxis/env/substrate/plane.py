@@ -80,8 +80,8 @@ class Plane:
     @cached_property
     def goal_corners(self) -> list[Point]:
         """The corners (x, y) with the largest s: the two ends of the goal side, or one corner."""
-        slack = 1e-6 * self.extent[0]
-        return [c for c in self._corners() if self.coordinates(c)[0] >= self.extent[0] - slack]
+        highest = sorted(self._corners(), key=lambda corner: self.coordinates(corner)[0])
+        return highest[-2:] if 0.0 in self.along else highest[-1:]
 
     @cached_property
     def walls(self) -> tuple[list[Point], list[Point]]:
@@ -100,7 +100,7 @@ class Plane:
         return self._line(first, first + starts[0]), self._line(first + starts[-1], first + last)
 
     def _crossings(self, s: float) -> tuple[Point, Point]:
-        """Where a line across a slanted direction meets those through left and right, lower and upper side: t."""
+        """The t at which a line across a slanted direction meets those of x = 0 and width, y = 0 and height."""
         (dx, dy), (width, height) = self.along, self.size
         s, t0 = s + self.origin[0], self.origin[1]
         return (
