@@ -242,6 +242,19 @@ def test_stripes_are_lanes_that_shift_amid_gaps():
     assert (stiffness(points, substrate) > 0.9).all()
 
 
+@pytest.mark.parametrize("direction", [math.pi / 4, 1.0, 2.0, -0.3])
+@pytest.mark.parametrize("size", [(200.0, 100.0), (100.0, 700.0)])
+def test_no_founder_stands_on_a_slanted_stripe(direction, size):
+    config = world("stripes", direction=direction, size=size, stripes={"gap": 0.5, "lane_width": 9.0})
+    colony, substrate = reset(config, torch.arange(400))
+    assert (stiffness(colony.position[:, :5], substrate) > 0.9).all()
+    points = scattered(config, 2000)
+    s, soft = coordinates(points, substrate[:1])[0], stiffness(points, substrate[:1]) == 0.15
+    begins = float(s[soft].min())
+    assert 0.1 * config.substrate.extent[0] < begins < 0.4 * config.substrate.extent[0]
+    assert 0.4 < float(soft[s > begins + 5.0].float().mean()) < 0.6, "stripes as ever behind the start"
+
+
 def test_bridges_are_spread_evenly_over_the_seeds():
     config = world("moat")
     substrate = make(config, 2000)

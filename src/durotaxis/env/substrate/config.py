@@ -103,7 +103,8 @@ class MoatConfig(Config):
 class StripesConfig(Config):
     """Lanes along `direction`, ground and soft by turns, shifted by one lane now and then.
 
-    The middle lane is ground at the start. Where lanes shift, a gap without soft lanes joins old and new.
+    The middle lane is ground at the start; along a slanted direction all lanes are, as far as nodes start.
+    Where lanes shift, a gap without soft lanes joins old and new.
     """
 
     lane_width: Positive = 20.0  # µm

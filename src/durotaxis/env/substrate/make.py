@@ -128,9 +128,11 @@ def _make_noise(config: SubstrateConfig, seeds: Tensor) -> Noise:
 
 
 def _make_stripes(config: SubstrateConfig, seeds: Tensor) -> Stripes:
-    stripes, full = config.stripes, _filler(len(seeds), seeds.device)
+    stripes, plane, full = config.stripes, Plane.of(config), _filler(len(seeds), seeds.device)
     start = 0.5 * (config.extent[1] - stripes.lane_width)
-    values = (stripes.stiffness, start, stripes.lane_width, stripes.shift_every, stripes.gap)
+    # Along a slanted direction clamping takes founders out of the lane in the middle.
+    first = 0.0 if 0.0 in plane.along else plane.start_end + 0.5 * stripes.gap
+    values = (stripes.stiffness, start, stripes.lane_width, stripes.shift_every, stripes.gap, first)
     return Stripes(*(full(value)[:, 0] for value in values))
 
 

@@ -61,6 +61,16 @@ class Plane:
         length, breadth = self.extent
         return (0.0, START_ACROSS[0] * breadth), (START_ALONG * length, START_ACROSS[1] * breadth)
 
+    @property
+    def start_end(self) -> float:
+        """The largest s of the clamped start box."""
+        (_, first), (s, last) = self.start_box
+        if 0.0 in self.along:
+            return s
+        # It lies on the box's upper edge. Clamped, that is straight between where it crosses lines of sides.
+        bends = [t for line in self._crossings(s) for t in line if first < t < last]
+        return max(self.coordinates(self.clamped((s, t)))[0] for t in (first, *bends, last))
+
     @cached_property
     def start_outline(self) -> list[Point]:
         """The corners (x, y) of the line all around the start box, clamped onto the rectangle; closed."""
@@ -100,7 +110,7 @@ class Plane:
         return self._line(first, first + starts[0]), self._line(first + starts[-1], first + last)
 
     def _crossings(self, s: float) -> tuple[Point, Point]:
-        """The t at which a line across a slanted direction meets those of x = 0 and width, y = 0 and height."""
+        """The t at which a line across a slanted way meets those of x = 0 and width, y = 0 and height."""
         (dx, dy), (width, height) = self.along, self.size
         s, t0 = s + self.origin[0], self.origin[1]
         return (
