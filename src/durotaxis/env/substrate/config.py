@@ -120,7 +120,7 @@ class StripesConfig(Config):
 
 
 class PatchesConfig(Config):
-    """Seeded soft discs, drawn again until a corridor joins start and goal."""
+    """Seeded soft discs, drawn again until a corridor joins start and goal; at worst fewer than drawn."""
 
     radius: tuple[Positive, Positive] = (10.0, 25.0)  # µm, uniform in this range
     stiffness: Stiffness = 0.15  # kPa

@@ -34,9 +34,6 @@ def make_substrate(config: SubstrateConfig, seeds: Tensor) -> Substrate:
 
     Args:
         seeds: [B] int64 episode seeds; they decide all that is random.
-
-    Raises:
-        UserError: patches without a corridor, however often they are drawn.
     """
     return _make(config.kind, config, seeds)
 
