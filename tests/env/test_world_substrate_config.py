@@ -109,6 +109,19 @@ REFUSED = {
         {"kind": "noise", "ground": "uniform", "base": 190.0},
         "noise.amplitude: stiffness could come to 115 or 313 kPa",
     ),
+    "deafening noise": (
+        {"kind": "noise", "noise": {"amplitude": 1e4}},
+        "noise.amplitude: Input should be less",
+    ),
+    "fine noise": (
+        {"kind": "noise", "noise": {"length": 0.1}},
+        "noise.length: the lattice would have more than 1,000,000 values",
+    ),
+    "finest noise": ({"kind": "noise", "noise": {"length": 1e-320}}, "noise.length: the lattice would have"),
+    "narrow ramp": (
+        {"kind": "step", "step": {"ramp": 0.1}},
+        r"step.ramp: a ramp is at least 0.2 µm wide; 0 is a sharp",
+    ),
     "no map": ({"kind": "map"}, "map.file: missing; kind `map` needs a CSV or PNG file"),
     "no map below": ({"kind": "moat", "ground": "map"}, "map.file: missing"),
     "unknown kind": ({"kind": "lava"}, "kind: Input should be 'linear'"),
@@ -214,6 +227,7 @@ CELLS = {
     "1,2\n0.09,3\n": "row 2, column 1: 0.09 kPa is outside",
     "1,2\n3,201\n": "row 2, column 2: 201 kPa is outside",
     "1,-inf\n3,2\n": "row 1, column 2: -inf kPa is outside",
+    "1,2\n3,1_0\n": "row 2, column 2: '1_0' is no number",
     "1,2\n3,4e0 x\n": "row 2, column 2: '4e0 x' is no number",
 }
 

@@ -34,6 +34,10 @@ RANDOM_LINEAR = ((0.01, 0.1), (0.5, 2.0))
 RANDOM_EXPONENTIAL = ((0.004, 0.008), (0.8, 1.5))
 """Ranges of slope (1/µm) and base (kPa) of a random exponential ground."""
 
+RAMP_MIN = 0.2
+"""µm; on a narrower ramp the gradient would leave the space of observations."""
+NOISE_VALUES_MAX = 1_000_000
+"""Values of the lattice of noise, per colony."""
 SNAP = 1e-5
 """Directions nearer to a right angle than this, in radians, are that right angle."""
 START_ALONG = 0.1
@@ -88,7 +92,14 @@ class StepConfig(Config):
     position: float = Field(default=0.5, ge=0, le=1)  # of the extent along `direction`; the ramp's middle
     low: Stiffness = 1.0  # kPa, before the line
     high: Stiffness = 10.0  # kPa, behind it
-    ramp: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # µm, width of the ramp; 0: a sharp jump
+    ramp: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # µm, its width; 0: a sharp jump
+
+    @field_validator("ramp")
+    @classmethod
+    def _jump_or_ramp(cls, value: float) -> float:
+        if 0 < value < RAMP_MIN:
+            raise ValueError(f"a ramp is at least {RAMP_MIN:g} µm wide; 0 is a sharp jump")
+        return value
 
 
 class MoatConfig(Config):
@@ -138,7 +149,7 @@ class PatchesConfig(Config):
 class NoiseConfig(Config):
     """A seeded smooth field z in [-1, 1] over the ground: E = ground · exp(amplitude · z)."""
 
-    amplitude: Positive = 0.5  # of log E
+    amplitude: Annotated[float, Field(gt=0, le=math.log(STIFFNESS_MAX / STIFFNESS_MIN))] = 0.5  # of log E
     length: Positive = 20.0  # µm, spacing of the lattice of independent values
 
 
@@ -369,6 +380,11 @@ def _check_law(law: Law, config: SubstrateConfig) -> None:
 
 
 def _check_noise(config: SubstrateConfig) -> None:
+    if math.prod(extent / config.noise.length + 1.0 for extent in config.extent) > NOISE_VALUES_MAX:
+        raise KeyedError(
+            "noise.length",
+            f"the lattice would have more than {NOISE_VALUES_MAX:,} values; choose a larger length",
+        )
     factor = math.exp(config.noise.amplitude)
     ranges = [stiffness_range(law, config) for law in _laws(config.ground_kind, config)]
     low, high = min(low for low, _ in ranges) / factor, max(high for _, high in ranges) * factor
