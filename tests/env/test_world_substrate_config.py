@@ -191,6 +191,20 @@ def test_a_map_fills_in_size_and_hash(tmp_path, monkeypatch):
     assert EnvConfig(substrate=as_map("map.csv")).substrate.size == (18.0, 12.0)
 
 
+@pytest.mark.parametrize("over", [{"kind": "map"}, {"kind": "moat", "ground": "map"}])
+def test_the_size_of_a_map_wins_over_that_of_a_scenario(tmp_path, over):
+    substrate = {**as_map(write_csv(tmp_path / "map.csv"), micrometres_per_pixel=5.0), **over}
+    config = build_config(EnvConfig, {"scenario": "full", "substrate": substrate})
+    assert config.substrate.size == (90.0, 60.0)
+    assert config.max_nodes == 250
+    assert EnvConfig(scenario="full").substrate.size == (600.0, 400.0)
+    again = tmp_path / "world.yaml"
+    again.write_text(to_yaml(config))
+    assert load_config(again, EnvConfig) == config
+    with pytest.raises(ConfigError, match=r"substrate.size: .*so the size is \[90, 60\]; remove the key"):
+        build_config(EnvConfig, {"scenario": "full", "substrate": {**substrate, "size": (600.0, 400.0)}})
+
+
 def test_a_map_of_another_size_is_refused(tmp_path):
     file = write_csv(tmp_path / "map.csv", rows=12, columns=18)
     assert EnvConfig(substrate={**as_map(file), "size": (18.0, 12.0)}).substrate.size == (18.0, 12.0)
