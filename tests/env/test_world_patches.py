@@ -10,9 +10,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig, reset, stiffness
-from durotaxis.env.substrate import make_substrate
+from durotaxis.env.substrate import make_substrate, patches
 from durotaxis.env.substrate.patches import has_corridor, max_discs
 from durotaxis.env.substrate.plane import Plane
 
@@ -134,6 +133,42 @@ def test_every_substrate_has_its_corridor_and_free_start(direction):
     assert (stiffness(colony.position[:, :5], substrate) > 0.9).all()
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (3.141593, math.pi),
+        (3.14159, math.pi),
+        (1.570796, math.pi / 2),
+        (1.5708, math.pi / 2),
+        (-1.570796, -math.pi / 2),
+        (4.712389, 1.5 * math.pi),
+        (6.283185, 2 * math.pi),
+        (9e-6, 0.0),
+        ([1, 1e-6], 0.0),
+        ([-1, -1e-6], -math.pi),
+        ([1e-7, 2.0], math.pi / 2),
+    ],
+)
+def test_a_typed_right_angle_is_one(typed, meant):
+    config, exact = world(direction=typed), world(direction=meant)
+    assert config.substrate == exact.substrate
+    (colony, substrate), (_, same) = (reset(each, torch.arange(3)) for each in (config, exact))
+    assert torch.equal(substrate.patches.centre, same.patches.centre)
+    assert (stiffness(colony.position[:, :5], substrate) > 0.9).all()
+
+
+@pytest.mark.parametrize("direction", [1.1e-5, math.pi - 2e-5, math.pi / 2 + 1e-4, -1e-3])
+@pytest.mark.parametrize("size", [(200.0, 100.0), (1000.0, 60.0)])
+def test_a_direction_a_little_off_a_right_angle_works(direction, size):
+    config = world(direction=direction, size=size, patches={"covered": 0.2})
+    assert config.substrate.direction == direction
+    plane = Plane.of(config.substrate)
+    assert len(plane.goal_corners) == 1
+    substrate = make(config, 2)
+    centres, radii = (torch.from_numpy(part).float() for part in places(substrate, config))
+    assert has_corridor(centres, radii, plane, 12.0).all()
+
+
 def test_patches_cover_what_they_should():
     config = world()
     substrate = make(config, 40)
@@ -156,7 +191,25 @@ def test_without_a_corridor_all_discs_are_drawn_again():
     assert torch.equal(directions, wide.patches.centre[:1])
 
 
-def test_an_impossible_corridor_is_refused_with_a_way_out():
-    config = world(patches={"corridor": 45.0, "covered": 0.6})
-    with pytest.raises(UserError, match=r"patches: seed 3 left no corridor .* 200 attempts; lower `covered`"):
-        make(config, 1, first=3)
+@pytest.mark.parametrize(
+    ("size", "values"),
+    [
+        ((1000.0, 100.0), {"covered": 0.55}),
+        ((200.0, 100.0), {"covered": 0.6, "corridor": 45.0}),
+        ((200.0, 100.0), {"covered": 0.79, "radius": (5.0, 9.0)}),
+    ],
+)
+def test_where_no_draw_has_a_corridor_as_few_discs_as_need_be_are_left_out(size, values):
+    config = world(size=size, patches=values)
+    corridor, plane = config.substrate.patches.corridor, Plane.of(config.substrate)
+    substrate = make(config, 3)
+    centres, radii = (torch.from_numpy(part).float() for part in places(substrate, config))
+    assert has_corridor(centres, radii, plane, corridor).all()
+    seeds = torch.arange(3)
+    drawn = patches._draw(config.substrate, plane, seeds, patches.MAX_ATTEMPTS - 1, radii.shape[1])
+    for centre, radius, kept in zip(drawn[0], drawn[1], radii, strict=True):
+        num = int((kept > 0).sum())
+        assert torch.equal(kept[:num], radius[:num])
+        assert not kept[num:].any()
+        more = torch.where(torch.arange(len(radius)) <= num, radius, 0.0)
+        assert not has_corridor(centre[None], more[None], plane, corridor).any(), "one more closes the way"

@@ -91,6 +91,14 @@ def in_double(substrate):
     return substrate.map(lambda value: value.double() if value.is_floating_point() else value)
 
 
+def lowest_projections(config):
+    """The least projection of a corner onto the direction, and onto the one to its left."""
+    angle, (width, height) = config.substrate.direction, config.substrate.size
+    corners = [(x, y) for x in (0.0, width) for y in (0.0, height)]
+    units = (math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))
+    return [min(x * ux + y * uy for x, y in corners) for ux, uy in units]
+
+
 def test_the_defaults_along_x():
     points = torch.tensor([[[0.0, 3.0], [40.0, 99.0], [200.0, 50.0]]])
     linear = stiffness(points, make(world("linear")))
@@ -205,6 +213,20 @@ def test_the_moat_is_a_band_with_whole_bridges(num_bridges):
         assert not slope[~hard].any()
 
 
+@pytest.mark.parametrize("direction", [0.2, 0.5, math.pi / 4, 1.0, 2.5, -1.1])
+def test_a_slanted_moat_has_its_bridges_on_the_substrate(direction):
+    """At every s of the band, both sides of every bridge are places (x, y) within the rectangle."""
+    config = world("moat", direction=direction, moat={"num_bridges": 2})
+    moat = make(config, 200).moat
+    s0, t0 = lowest_projections(config)
+    ux, uy = math.cos(direction), math.sin(direction)
+    s = s0 + config.substrate.extent[0] / 2 + torch.linspace(-15.0, 15.0, 31)
+    t = t0 + torch.cat([moat.bridges - 8.0, moat.bridges + 8.0]).flatten()[:, None]
+    x, y = s * ux - t * uy, s * uy + t * ux
+    assert ((x > -1e-3) & (x < 200.001) & (y > -1e-3) & (y < 100.001)).all()
+    assert float(moat.bridges.max() - moat.bridges.min()) > 30.0, "all over the band"
+
+
 def test_stripes_are_lanes_that_shift_amid_gaps():
     """The map of the defaults, by hand: lanes of 20 µm from y = 10, shifts at 60 and 120, gaps of 16."""
     substrate = make(world("stripes"))
@@ -218,6 +240,19 @@ def test_stripes_are_lanes_that_shift_amid_gaps():
     gaps = torch.tensor([0.0, 7.0, 53.0, 60.0, 67.0, 113.0, 127.0, 173.0, 187.0])
     points = torch.cartesian_prod(gaps, torch.linspace(0, 100, 41))[None]
     assert (stiffness(points, substrate) > 0.9).all()
+
+
+@pytest.mark.parametrize("direction", [math.pi / 4, 1.0, 2.0, -0.3])
+@pytest.mark.parametrize("size", [(200.0, 100.0), (100.0, 700.0)])
+def test_no_founder_stands_on_a_slanted_stripe(direction, size):
+    config = world("stripes", direction=direction, size=size, stripes={"gap": 0.5, "lane_width": 9.0})
+    colony, substrate = reset(config, torch.arange(400))
+    assert (stiffness(colony.position[:, :5], substrate) > 0.9).all()
+    points = scattered(config, 2000)
+    s, soft = coordinates(points, substrate[:1])[0], stiffness(points, substrate[:1]) == 0.15
+    begins = float(s[soft].min())
+    assert 0.1 * config.substrate.extent[0] < begins < 0.4 * config.substrate.extent[0]
+    assert 0.4 < float(soft[s > begins + 5.0].float().mean()) < 0.6, "stripes as ever behind the start"
 
 
 def test_bridges_are_spread_evenly_over_the_seeds():

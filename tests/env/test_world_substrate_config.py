@@ -74,6 +74,14 @@ REFUSED = {
         {"kind": "moat", "moat": {"bridge_width": 101.0}},
         "moat.bridge_width: is above the extent",
     ),
+    "wide slanted bridge": (
+        {"kind": "moat", "direction": 0.2, "moat": {"bridge_width": 99.0}},
+        "moat.bridge_width: is above the extent across .* the whole moat, 95.9",
+    ),
+    "wide slanted moat": (
+        {"kind": "moat", "direction": 0.785, "moat": {"width": 150.0}},
+        r"moat.bridge_width: is above the extent .* moat, 0 µm; narrow the bridges or the moat",
+    ),
     "long gap": ({"kind": "stripes", "stripes": {"gap": 60.0}}, "stripes.gap: must be below shift_every, 60"),
     "wide lanes": (
         {"kind": "stripes", "stripes": {"lane_width": 100.0}},
@@ -100,6 +108,19 @@ REFUSED = {
     "noise on stiff": (
         {"kind": "noise", "ground": "uniform", "base": 190.0},
         "noise.amplitude: stiffness could come to 115 or 313 kPa",
+    ),
+    "deafening noise": (
+        {"kind": "noise", "noise": {"amplitude": 1e4}},
+        "noise.amplitude: Input should be less",
+    ),
+    "fine noise": (
+        {"kind": "noise", "noise": {"length": 0.1}},
+        "noise.length: the lattice would have more than 1,000,000 values",
+    ),
+    "finest noise": ({"kind": "noise", "noise": {"length": 1e-320}}, "noise.length: the lattice would have"),
+    "narrow ramp": (
+        {"kind": "step", "step": {"ramp": 0.1}},
+        r"step.ramp: a ramp is at least 0.2 µm wide; 0 is a sharp",
     ),
     "no map": ({"kind": "map"}, "map.file: missing; kind `map` needs a CSV or PNG file"),
     "no map below": ({"kind": "moat", "ground": "map"}, "map.file: missing"),
@@ -170,6 +191,20 @@ def test_a_map_fills_in_size_and_hash(tmp_path, monkeypatch):
     assert EnvConfig(substrate=as_map("map.csv")).substrate.size == (18.0, 12.0)
 
 
+@pytest.mark.parametrize("over", [{"kind": "map"}, {"kind": "moat", "ground": "map"}])
+def test_the_size_of_a_map_wins_over_that_of_a_scenario(tmp_path, over):
+    substrate = {**as_map(write_csv(tmp_path / "map.csv"), micrometres_per_pixel=5.0), **over}
+    config = build_config(EnvConfig, {"scenario": "full", "substrate": substrate})
+    assert config.substrate.size == (90.0, 60.0)
+    assert config.max_nodes == 250
+    assert EnvConfig(scenario="full").substrate.size == (600.0, 400.0)
+    again = tmp_path / "world.yaml"
+    again.write_text(to_yaml(config))
+    assert load_config(again, EnvConfig) == config
+    with pytest.raises(ConfigError, match=r"substrate.size: .*so the size is \[90, 60\]; remove the key"):
+        build_config(EnvConfig, {"scenario": "full", "substrate": {**substrate, "size": (600.0, 400.0)}})
+
+
 def test_a_map_of_another_size_is_refused(tmp_path):
     file = write_csv(tmp_path / "map.csv", rows=12, columns=18)
     assert EnvConfig(substrate={**as_map(file), "size": (18.0, 12.0)}).substrate.size == (18.0, 12.0)
@@ -206,6 +241,7 @@ CELLS = {
     "1,2\n0.09,3\n": "row 2, column 1: 0.09 kPa is outside",
     "1,2\n3,201\n": "row 2, column 2: 201 kPa is outside",
     "1,-inf\n3,2\n": "row 1, column 2: -inf kPa is outside",
+    "1,2\n3,1_0\n": "row 2, column 2: '1_0' is no number",
     "1,2\n3,4e0 x\n": "row 2, column 2: '4e0 x' is no number",
 }
 

@@ -43,8 +43,11 @@ class Stripes:
     stiffness: float
     shift_every: float
     gap: float
+    first: float  # s before which there are none
 
     def contains(self, s, t, length, breadth):
+        if s < self.first:
+            return False
         nearest = round(s / self.shift_every) * self.shift_every
         if abs(s - nearest) <= self.gap / 2:
             return False
@@ -54,7 +57,8 @@ class Stripes:
     def margin(self, s, t, length, breadth):
         lane = (t - breadth / 2) / self.lane_width + 0.5
         nearest = round(s / self.shift_every) * self.shift_every
-        return min(abs(lane - round(lane)) * self.lane_width, abs(abs(s - nearest) - self.gap / 2))
+        across = abs(lane - round(lane)) * self.lane_width
+        return min(across, abs(abs(s - nearest) - self.gap / 2), abs(s - self.first))
 
 
 @dataclass(frozen=True)
@@ -318,13 +322,26 @@ def read_region(over: str, given, substrate: Substrate, row: int) -> Moat | Stri
         return Moat(moat.width, moat.stiffness, tuple(places[: moat.num_bridges]), moat.bridge_width)
     if over == "stripes":
         s = given.stripes
-        return Stripes(s.lane_width, s.stiffness, s.shift_every, s.gap)
+        return Stripes(s.lane_width, s.stiffness, s.shift_every, s.gap, first_stripe(given))
     if over == "patches":
         discs = zip(
             substrate.patches.centre[row].tolist(), substrate.patches.radius[row].tolist(), strict=True
         )
         return Patches(given.patches.stiffness, tuple((s, t, r) for (s, t), r in discs if r > 0))
     return None
+
+
+def first_stripe(given) -> float:
+    """Half a gap behind the last place of the start box, found by clamping many; 0 along the axes."""
+    if min(abs(math.cos(given.direction)), abs(math.sin(given.direction))) < 1e-9:
+        return 0.0
+    bare = Ground(*given.size, given.direction, "uniform", 0.0, 1.0)
+    ux, uy = bare.unit
+    places = []
+    for share in range(2001):
+        s, t = 0.1 * bare.length + bare.lowest[0], (0.4 + 0.2 * share / 2000) * bare.breadth + bare.lowest[1]
+        places.append(bare.along(*bare.clamp(s * ux - t * uy, s * uy + t * ux)))
+    return max(places) + given.stripes.gap / 2
 
 
 def read_map(file: str, pixel: float, grey: tuple[float, float] | None) -> Map:

@@ -176,7 +176,10 @@ class EnvConfig(Config):
             return data
         from durotaxis.env.scenarios import scenario_values
 
-        return merge(scenario_values(name), data)
+        merged, own = merge(scenario_values(name), data), data.get("substrate")
+        if isinstance(own, Mapping) and "map" in (own.get("kind"), own.get("ground")) and "size" not in own:
+            merged["substrate"].pop("size", None)  # a map brings its own
+        return merged
 
     @model_validator(mode="after")
     def _check_counts(self) -> EnvConfig:

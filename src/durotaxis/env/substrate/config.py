@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor
 
 from durotaxis.core.config import Config, KeyedError
@@ -34,6 +34,12 @@ RANDOM_LINEAR = ((0.01, 0.1), (0.5, 2.0))
 RANDOM_EXPONENTIAL = ((0.004, 0.008), (0.8, 1.5))
 """Ranges of slope (1/µm) and base (kPa) of a random exponential ground."""
 
+RAMP_MIN = 0.2
+"""µm; on a narrower ramp the gradient would leave the space of observations."""
+NOISE_VALUES_MAX = 1_000_000
+"""Values of the lattice of noise, per colony."""
+SNAP = 1e-5
+"""Directions nearer to a right angle than this, in radians, are that right angle."""
 START_ALONG = 0.1
 """Nodes start within this first part of the extent along `direction`."""
 START_ACROSS = (0.4, 0.6)
@@ -59,7 +65,17 @@ def _to_angle(value: Any) -> Any:
     return math.atan2(numbers[1], numbers[0])
 
 
-Direction = Annotated[Finite, BeforeValidator(_to_angle, json_schema_input_type=float | tuple[float, float])]
+def _snap(angle: float) -> float:
+    """The right angle that an angle all but is, so that a typed 3.14159 runs along a side; else the angle."""
+    right = round(angle / (0.5 * math.pi)) * (0.5 * math.pi)
+    return right if abs(angle - right) <= SNAP else angle
+
+
+Direction = Annotated[
+    Finite,
+    BeforeValidator(_to_angle, json_schema_input_type=float | tuple[float, float]),
+    AfterValidator(_snap),
+]
 
 
 def _keyed(key: str, read: Callable[[], Read]) -> Read:
@@ -76,7 +92,14 @@ class StepConfig(Config):
     position: float = Field(default=0.5, ge=0, le=1)  # of the extent along `direction`; the ramp's middle
     low: Stiffness = 1.0  # kPa, before the line
     high: Stiffness = 10.0  # kPa, behind it
-    ramp: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # µm, width of the ramp; 0: a sharp jump
+    ramp: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # µm, its width; 0: a sharp jump
+
+    @field_validator("ramp")
+    @classmethod
+    def _jump_or_ramp(cls, value: float) -> float:
+        if 0 < value < RAMP_MIN:
+            raise ValueError(f"a ramp is at least {RAMP_MIN:g} µm wide; 0 is a sharp jump")
+        return value
 
 
 class MoatConfig(Config):
@@ -91,7 +114,8 @@ class MoatConfig(Config):
 class StripesConfig(Config):
     """Lanes along `direction`, ground and soft by turns, shifted by one lane now and then.
 
-    The middle lane is ground at the start. Where lanes shift, a gap without soft lanes joins old and new.
+    The middle lane is ground at the start; along a slanted direction all lanes are, as far as nodes start.
+    Where lanes shift, a gap without soft lanes joins old and new.
     """
 
     lane_width: Positive = 20.0  # µm
@@ -107,7 +131,7 @@ class StripesConfig(Config):
 
 
 class PatchesConfig(Config):
-    """Seeded soft discs, drawn again until a corridor joins start and goal."""
+    """Seeded soft discs, drawn again until a corridor joins start and goal; at worst fewer than drawn."""
 
     radius: tuple[Positive, Positive] = (10.0, 25.0)  # µm, uniform in this range
     stiffness: Stiffness = 0.15  # kPa
@@ -125,7 +149,7 @@ class PatchesConfig(Config):
 class NoiseConfig(Config):
     """A seeded smooth field z in [-1, 1] over the ground: E = ground · exp(amplitude · z)."""
 
-    amplitude: Positive = 0.5  # of log E
+    amplitude: Annotated[float, Field(gt=0, le=math.log(STIFFNESS_MAX / STIFFNESS_MIN))] = 0.5  # of log E
     length: Positive = 20.0  # µm, spacing of the lattice of independent values
 
 
@@ -356,6 +380,11 @@ def _check_law(law: Law, config: SubstrateConfig) -> None:
 
 
 def _check_noise(config: SubstrateConfig) -> None:
+    if math.prod(extent / config.noise.length + 1.0 for extent in config.extent) > NOISE_VALUES_MAX:
+        raise KeyedError(
+            "noise.length",
+            f"the lattice would have more than {NOISE_VALUES_MAX:,} values; choose a larger length",
+        )
     factor = math.exp(config.noise.amplitude)
     ranges = [stiffness_range(law, config) for law in _laws(config.ground_kind, config)]
     low, high = min(low for low, _ in ranges) / factor, max(high for _, high in ranges) * factor
@@ -372,11 +401,24 @@ def _check_sizes(config: SubstrateConfig) -> None:
     used, (length, breadth) = config.kinds_in_use, config.extent
     if "moat" in used and config.moat.width >= length:
         raise KeyedError("moat.width", f"must be below the substrate's extent, {length:g} µm")
-    if "moat" in used and config.moat.bridge_width > breadth:
-        raise KeyedError("moat.bridge_width", f"is above the extent across, {breadth:g} µm")
+    if "moat" in used:
+        _check_bridges(config)
     if "stripes" in used and config.stripes.lane_width >= breadth:
         raise KeyedError("stripes.lane_width", f"must be below the extent across, {breadth:g} µm")
     if "patches" in used and 2 * config.patches.radius[1] > min(config.size):
         raise KeyedError("patches.radius", f"discs must fit into the substrate, {min(config.size):g} µm")
     if "patches" in used and config.patches.corridor >= min(config.size):
         raise KeyedError("patches.corridor", f"must be below the substrate's size, {min(config.size):g} µm")
+
+
+def _check_bridges(config: SubstrateConfig) -> None:
+    """Refuse bridges that do not lie on the substrate across the whole band."""
+    from durotaxis.env.substrate.plane import room_for_bridges
+
+    lowest, highest = room_for_bridges(config)
+    if config.moat.num_bridges and config.moat.bridge_width > highest - lowest:
+        raise KeyedError(
+            "moat.bridge_width",
+            f"is above the extent across that the substrate has along the whole moat, "
+            f"{max(highest - lowest, 0.0):g} µm; narrow the bridges or the moat",
+        )

@@ -2,7 +2,8 @@
 
 `s` is the coordinate along `direction` and `t` the one across (to its left), both in µm and 0 at the
 substrate's lowest corner. Stiffness is a ground law, perhaps times noise, with soft regions laid over it.
-Nothing here looks at values to decide what to compute: a batch pays for the parts it has.
+A batch pays for the parts it has, whatever values they hold; `lattice_coordinates` alone looks at values, to
+keep what axis-aligned batches compute small.
 """
 
 from __future__ import annotations

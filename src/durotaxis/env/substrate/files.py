@@ -88,7 +88,7 @@ def _numbers(file: str, row: int, line: str) -> Iterator[float]:
     for column, cell in enumerate(line.split(","), 1):
         place = f"{file}: row {row}, column {column}"
         try:
-            value = float(cell)
+            value = float(cell.replace("_", "?"))  # 1_0 is a number to Python alone
         except ValueError:
             found = f"'{cell.strip()}' is no number" if cell.strip() else "the cell is empty"
             raise UserError(f"{place}: {found}; kPa separated by commas are wanted") from None

@@ -16,7 +16,7 @@ from durotaxis.env.substrate.config import RANDOM_EXPONENTIAL, RANDOM_LINEAR, Su
 from durotaxis.env.substrate.field import EXPONENTIAL, LINEAR, MAP, STEP, UNIFORM, Substrate
 from durotaxis.env.substrate.parts import Moat, Noise, Part, Patches, Pixels, Step, Stripes
 from durotaxis.env.substrate.patches import draw_discs
-from durotaxis.env.substrate.plane import Plane
+from durotaxis.env.substrate.plane import Plane, room_for_bridges
 
 _LAWS = {"uniform": UNIFORM, "linear": LINEAR, "exponential": EXPONENTIAL, "step": STEP, "map": MAP}
 _PARTS: Mapping[str, type[Part]] = MappingProxyType(
@@ -34,9 +34,6 @@ def make_substrate(config: SubstrateConfig, seeds: Tensor) -> Substrate:
 
     Args:
         seeds: [B] int64 episode seeds; they decide all that is random.
-
-    Raises:
-        UserError: patches without a corridor, however often they are drawn.
     """
     return _make(config.kind, config, seeds)
 
@@ -128,9 +125,11 @@ def _make_noise(config: SubstrateConfig, seeds: Tensor) -> Noise:
 
 
 def _make_stripes(config: SubstrateConfig, seeds: Tensor) -> Stripes:
-    stripes, full = config.stripes, _filler(len(seeds), seeds.device)
+    stripes, plane, full = config.stripes, Plane.of(config), _filler(len(seeds), seeds.device)
     start = 0.5 * (config.extent[1] - stripes.lane_width)
-    values = (stripes.stiffness, start, stripes.lane_width, stripes.shift_every, stripes.gap)
+    # Along a slanted direction clamping takes founders out of the lane in the middle.
+    first = 0.0 if 0.0 in plane.along else plane.start_end + 0.5 * stripes.gap
+    values = (stripes.stiffness, start, stripes.lane_width, stripes.shift_every, stripes.gap, first)
     return Stripes(*(full(value)[:, 0] for value in values))
 
 
@@ -140,15 +139,16 @@ def _make_patches(config: SubstrateConfig, seeds: Tensor) -> Patches:
 
 
 def _make_moat(config: SubstrateConfig, seeds: Tensor) -> Moat:
-    moat, (length, breadth), device = config.moat, config.extent, seeds.device
+    moat, length, device = config.moat, config.extent[0], seeds.device
     full = _filler(len(seeds), device)
     keys = _BRIDGES + torch.arange(moat.num_bridges, device=device)
     places = uniform(seeds[:, None], Purpose.SUBSTRATE, keys)
+    lowest, highest = room_for_bridges(config)
     return Moat(
         stiffness=full(moat.stiffness)[:, 0],
         first=full(0.5 * (length - moat.width))[:, 0],
         last=full(0.5 * (length + moat.width))[:, 0],
-        bridges=0.5 * moat.bridge_width + places * (breadth - moat.bridge_width),
+        bridges=lowest + 0.5 * moat.bridge_width + places * (highest - lowest - moat.bridge_width),
         bridge_width=full(moat.bridge_width)[:, 0],
     )
 

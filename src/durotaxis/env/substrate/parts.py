@@ -80,13 +80,15 @@ class Stripes(Region):
     lane_width: Tensor  # [B] float32, µm
     shift_every: Tensor  # [B] float32, µm along `direction`
     gap: Tensor  # [B] float32, µm along `direction`, without stripes; as long as `shift_every`: no stripes
+    first: Tensor  # [B] float32, µm, s before which there are no stripes
 
     def contains(self, s: Tensor, t: Tensor) -> Tensor:
-        """Where lane + number of shifts is odd, but not in a gap."""
+        """Where lane + number of shifts is odd, but neither in a gap nor before `first`."""
         lane = torch.floor((t - per_row(self.middle, t)) / per_row(self.lane_width, t))
         every, gap = per_row(self.shift_every, s), per_row(self.gap, s)
         odd = torch.remainder(lane + torch.floor(s / every), 2.0) == 1.0
-        return odd & (torch.remainder(s + 0.5 * gap, every) >= gap)
+        behind_gap = (torch.remainder(s + 0.5 * gap, every) >= gap) & (s >= per_row(self.first, s))
+        return odd & behind_gap
 
 
 @final

@@ -13,12 +13,11 @@ import math
 import torch
 from torch import Tensor
 
-from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, uniform
 from durotaxis.env.substrate.config import SubstrateConfig
 from durotaxis.env.substrate.plane import Plane, Point
 
-MAX_ATTEMPTS = 200
+MAX_ATTEMPTS = 30
 _DISCS = 20  # key of the draws under Purpose.SUBSTRATE
 _LATTICE = 100  # points per direction of the lattice on which area is measured, roughly
 _FINEST = 2.5  # µm between its points, at least
@@ -29,13 +28,11 @@ def draw_discs(config: SubstrateConfig, seeds: Tensor) -> tuple[Tensor, Tensor]:
 
     Discs are drawn in a row, those near the start (or near a goal that is a corner) left out, until they
     cover the share of the area nearest to `covered`. Where no corridor is left, all are drawn again under
-    the next attempt's number.
+    the next attempt's number. Where MAX_ATTEMPTS draws leave no corridor, the discs drawn last are left out
+    until there is one.
 
     Args:
         seeds: [B] int64.
-
-    Raises:
-        UserError: no corridor in MAX_ATTEMPTS attempts.
     """
     plane, num_discs = Plane.of(config), max_discs(config)
     centre = torch.zeros(len(seeds), num_discs, 2, device=seeds.device)
@@ -47,11 +44,12 @@ def draw_discs(config: SubstrateConfig, seeds: Tensor) -> tuple[Tensor, Tensor]:
         centre[waiting[good]], radius[waiting[good]] = drawn[0][good], drawn[1][good]
         waiting = waiting[~good]
         if len(waiting) == 0:
-            return _turn(centre, radius, plane), radius
-    raise UserError(
-        f"env.substrate.patches: seed {int(seeds[waiting[0]])} left no corridor from start to goal in "
-        f"{MAX_ATTEMPTS} attempts; lower `covered` or `corridor`"
-    )
+            break
+    else:
+        last_centre, last_radius = drawn[0][~good], drawn[1][~good]
+        centre[waiting] = last_centre
+        radius[waiting] = _thin_out(last_centre, last_radius, plane, config.patches.corridor)
+    return _turn(centre, radius, plane), radius
 
 
 def max_discs(config: SubstrateConfig) -> int:
@@ -102,6 +100,19 @@ def _draw(
     is_enough = areas[:, -1] > patches.covered
     chosen = torch.arange(num_discs, device=seeds.device) <= nearest[:, None]
     return centre, torch.where(kept & chosen, radius, 0.0), is_enough
+
+
+def _thin_out(centre: Tensor, radius: Tensor, plane: Plane, corridor: float) -> Tensor:
+    """Radii [B,P] of which the last are 0: as few as leave a corridor. Without any disc there is one."""
+    batch, num_discs = radius.shape
+    index = torch.arange(num_discs, device=radius.device)
+    fewest = torch.zeros(batch, dtype=torch.int64, device=radius.device)
+    most = torch.full_like(fewest, num_discs)
+    for _ in range(num_discs.bit_length()):
+        middle = (fewest + most + 1) // 2
+        is_open = has_corridor(centre, torch.where(index < middle[:, None], radius, 0.0), plane, corridor)
+        fewest, most = torch.where(is_open, middle, fewest), torch.where(is_open, most, middle - 1)
+    return torch.where(index < fewest[:, None], radius, 0.0)
 
 
 def _is_clear(centre: Tensor, radius: Tensor, plane: Plane, corridor: float) -> Tensor:

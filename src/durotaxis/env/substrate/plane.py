@@ -44,11 +44,32 @@ class Plane:
         x, y = s * dx - t * dy, s * dy + t * dx
         return min(max(x, 0.0), self.size[0]), min(max(y, 0.0), self.size[1])
 
+    def breadth_between(self, first: float, last: float) -> Point:
+        """The lowest and the highest t that lie on the rectangle for every s from `first` to `last`.
+
+        There are none where the lowest is above the highest.
+        """
+        if 0.0 in self.along:
+            return 0.0, self.extent[1]
+        # The rectangle is convex: what lies on it at both ends does so all the way.
+        lines = [sorted(line) for s in (first, last) for line in self._crossings(s)]
+        return max(low for low, _ in lines), min(high for _, high in lines)
+
     @property
     def start_box(self) -> tuple[Point, Point]:
         """Lower left and upper right corner (s, t) of where nodes start, before they are clamped."""
         length, breadth = self.extent
         return (0.0, START_ACROSS[0] * breadth), (START_ALONG * length, START_ACROSS[1] * breadth)
+
+    @property
+    def start_end(self) -> float:
+        """The largest s of the clamped start box."""
+        (_, first), (s, last) = self.start_box
+        if 0.0 in self.along:
+            return s
+        # It lies on the box's upper edge. Clamped, that is straight between where it crosses lines of sides.
+        bends = [t for line in self._crossings(s) for t in line if first < t < last]
+        return max(self.coordinates(self.clamped((s, t)))[0] for t in (first, *bends, last))
 
     @cached_property
     def start_outline(self) -> list[Point]:
@@ -69,8 +90,8 @@ class Plane:
     @cached_property
     def goal_corners(self) -> list[Point]:
         """The corners (x, y) with the largest s: the two ends of the goal side, or one corner."""
-        slack = 1e-6 * self.extent[0]
-        return [c for c in self._corners() if self.coordinates(c)[0] >= self.extent[0] - slack]
+        highest = sorted(self._corners(), key=lambda corner: self.coordinates(corner)[0])
+        return highest[-2:] if 0.0 in self.along else highest[-1:]
 
     @cached_property
     def walls(self) -> tuple[list[Point], list[Point]]:
@@ -87,6 +108,15 @@ class Plane:
         starts = sorted((place - first) % around for place in touched)
         last = around - (goal[-1] - goal[0])
         return self._line(first, first + starts[0]), self._line(first + starts[-1], first + last)
+
+    def _crossings(self, s: float) -> tuple[Point, Point]:
+        """The t at which a line across a slanted way meets those of x = 0 and width, y = 0 and height."""
+        (dx, dy), (width, height) = self.along, self.size
+        s, t0 = s + self.origin[0], self.origin[1]
+        return (
+            (s * dx / dy - t0, (s * dx - width) / dy - t0),
+            (-s * dy / dx - t0, (height - s * dy) / dx - t0),
+        )
 
     def _corners(self) -> list[Point]:
         width, height = self.size
@@ -127,6 +157,12 @@ class Plane:
         if place <= 2 * width + height:
             return 2 * width + height - place, height
         return 0.0, 2 * (width + height) - place
+
+
+def room_for_bridges(config: SubstrateConfig) -> Point:
+    """The lowest and the highest t on the substrate along the whole of the moat's band."""
+    length, width = config.extent[0], config.moat.width
+    return Plane.of(config).breadth_between(0.5 * (length - width), 0.5 * (length + width))
 
 
 def _lowest(direction: Point, size: Point) -> float:
