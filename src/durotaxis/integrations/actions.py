@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,6 +82,31 @@ def rest_invalid(colony: Colony, action: Action, config: EnvConfig) -> tuple[Act
     inside = ((action.parameters >= low - slack) & (action.parameters <= high + slack)).all(-1)
     valid = known & allowed & ((kind != Kind.SPAWN) | inside)
     return replace(action, kind=torch.where(valid, kind, Kind.REST)), (colony.alive & ~valid).sum(1)
+
+
+def action_tensor(
+    name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What a library gave as a part of an action: an array or a tensor of this shape.
+
+    Raises:
+        UserError: not of this shape, or no numbers (for int64, no integers).
+    """
+    try:
+        given = value if isinstance(value, Tensor) else np.asarray(value)
+    except ValueError:
+        raise UserError(f"action: {name} is no array: its rows differ in length") from None
+    held = str(given.dtype).removeprefix("torch.")
+    kinds = ("int", "uint", "bool") if dtype == torch.int64 else ("float", "bfloat", "int", "uint", "bool")
+    if not held.startswith(kinds):
+        raise UserError(
+            f"action: {name} must hold {'integers' if dtype == torch.int64 else 'numbers'}, not {held}"
+        )
+    if tuple(given.shape) != shape:
+        raise UserError(f"action: {name} must have shape {list(shape)}, not {list(given.shape)}")
+    if isinstance(given, Tensor):
+        return given.to(device, dtype)
+    return torch.tensor(given, dtype=dtype, device=device)
 
 
 def outside_unit(action: Tensor) -> Tensor:

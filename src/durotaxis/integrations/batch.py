@@ -24,6 +24,8 @@ from durotaxis.env import (
     front_progress,
 )
 from durotaxis.integrations.actions import (
+    GLOBAL_ACTIONS,
+    action_tensor,
     global_action,
     outside_unit,
     preferred_action,
@@ -205,12 +207,29 @@ class Batch:
         self.reason = transition.reason.cpu()
         return transition, invalid
 
-    def decode_global(self, action: Tensor, waiting: Tensor | None = None) -> tuple[Action, Tensor]:
+    def decode_node(self, action: Any) -> Action:
+        """The world's action of `kind` [B,N] and `parameters` [B,N,4].
+
+        Raises:
+            UserError: other keys, shapes or types.
+        """
+        if not isinstance(action, Mapping) or set(action) != {"kind", "parameters"}:
+            got = f"one with {sorted(action)}" if isinstance(action, Mapping) else type(action).__name__
+            raise UserError(f"an action is a dict with `kind` and `parameters`, not {got}")
+        shape, device = (self.num_colonies, self.config.num_slots), self.world.device
+        return Action(
+            action_tensor("kind", action["kind"], shape, torch.int64, device),
+            action_tensor("parameters", action["parameters"], (*shape, 4), torch.float32, device),
+        )
+
+    def decode_global(self, action: Any, waiting: Tensor | None = None) -> tuple[Action, Tensor]:
         """The world's action of numbers [B,5], and which colonies rest because theirs are invalid, [B] bool.
 
         Raises:
-            UserError: `error` was chosen and a number is not within [-1, 1].
+            UserError: another shape or type, or `error` was chosen and a number is not within [-1, 1].
         """
+        shape = (self.num_colonies, len(GLOBAL_ACTIONS))
+        action = action_tensor("the action", action, shape, torch.float32, self.world.device)
         usable, wrong = self._usable(action, waiting)
         decoded = global_action(self.world.colony, self.world.substrate, self.config, usable)
         return Action(torch.where(wrong[:, None], 0, decoded.kind), decoded.parameters), wrong
