@@ -96,6 +96,31 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         )
 
 
+def check_seed(seed: Any, index: int) -> int:
+    """The seed of colony `index`, if it is one.
+
+    Raises:
+        UserError: it is no integer from 0 to 2^63 - 1.
+    """
+    if not _is_whole(seed) or not 0 <= seed <= _LARGEST_SEED:
+        raise UserError(f"seed: {seed!r} of colony {index}; take an integer from 0 to 2^63 - 1")
+    return int(seed)
+
+
+def spread_seed(seed: Any, num_colonies: int) -> list[int]:
+    """Seeds of all colonies from that of the first: colony i has seed + i.
+
+    Raises:
+        UserError: one of them is no integer from 0 to 2^63 - 1.
+    """
+    first = check_seed(seed, 0)
+    return [check_seed(first + index, index) for index in range(num_colonies)]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 @final
 class Batch:
     """Colonies whose episodes follow one another, each on a stream of seeds of its own.
@@ -147,31 +172,34 @@ class Batch:
             mask: which colonies begin.
 
         Raises:
-            UserError: a seed below 0 or above 2^63 - 1, a wrong number of seeds, or a mask that leaves out
-                colonies that never began.
+            UserError: a seed that is no integer from 0 to 2^63 - 1, a wrong number of seeds, or a mask that
+                leaves out colonies that never began. Nothing has changed then.
         """
         chosen = np.ones(self.num_colonies, dtype=np.bool_) if mask is None else mask
         if len(seeds) != self.num_colonies:
-            raise UserError(f"seed: {len(seeds)} seeds for {self.num_colonies} colonies; give one for each")
-        for index in np.flatnonzero(chosen).tolist():
-            seed = seeds[index]
-            if seed is not None:
-                if not 0 <= seed <= _LARGEST_SEED:
-                    raise UserError(f"seed: {seed} of colony {index}; take an integer from 0 to 2^63 - 1")
-                self._stream[index], self._episode[index] = seed, 0
-            elif self._episode[index] < 0:
-                self._stream[index], self._episode[index] = int(generator.integers(2**63)), 1
-            else:
-                self._episode[index] += 1
-        later = hash_keys(self._stream, Purpose.EPISODE, self._episode) & _LARGEST_SEED
-        episode_seeds = torch.where(self._episode == 0, self._stream, later)
+            raise UserError(
+                f"seed: {len(seeds)} seeds for {self.num_colonies} colonies; give an integer for each"
+            )
+        checked = [None if seed is None else check_seed(seed, index) for index, seed in enumerate(seeds)]
         which = torch.from_numpy(np.asarray(chosen, dtype=np.bool_))
+        if bool((~which & (self._episode < 0)).any()):
+            raise UserError("the first reset must start every colony; leave out the mask")
+        stream, episode = self._stream.clone(), self._episode.clone()
+        for index in np.flatnonzero(chosen).tolist():
+            seed = checked[index]
+            if seed is not None:
+                stream[index], episode[index] = seed, 0
+            elif episode[index] < 0:
+                stream[index], episode[index] = int(generator.integers(2**63)), 1
+            else:
+                episode[index] += 1
+        later = hash_keys(stream, Purpose.EPISODE, episode) & _LARGEST_SEED
+        episode_seeds = torch.where(episode == 0, stream, later)
         if bool(which.all()):
             self.world.reset(episode_seeds)
         else:
-            if bool((self._episode < 0).any()):
-                raise UserError("the first reset must start every colony; leave out the mask")
             self.world.reset_where(which.to(self.world.device), episode_seeds.to(self.world.device))
+        self._stream, self._episode = stream, episode
         self.ended = self.ended & ~which
         self.reason = torch.where(which, int(Reason.RUNNING), self.reason)
 

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig, Transition
 from durotaxis.integrations.actions import GLOBAL_ACTIONS
-from durotaxis.integrations.batch import Batch, check_choice, info_of, make_config
+from durotaxis.integrations.batch import Batch, check_choice, info_of, make_config, spread_seed
 from durotaxis.integrations.pictures import FRAMES_PER_SECOND, Pictures, Window
 from durotaxis.integrations.spaces import node_action_space, observation_arrays, observation_space
 
@@ -82,8 +82,8 @@ class ColonyEnv(gym.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
         """Start an episode: the one of `seed`, or the next of this environment's own stream."""
-        super().reset(seed=seed)
         self._batch.begin([seed], self.np_random)
+        super().reset(seed=seed)  # after all is checked; a given seed asks nothing of the generator
         self._show()
         return _first(observation_arrays(self._batch.observe())), info_of(self._batch.start_info(), 0)
 
@@ -184,7 +184,10 @@ class ColonyVectorEnv(gym.vector.VectorEnv):
         return self._batch
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | np.ndarray | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[Arrays, dict[str, Any]]:
         """Start episodes everywhere, or where `options["reset_mask"]` ([B] bool numpy array) is true.
 
@@ -192,14 +195,13 @@ class ColonyVectorEnv(gym.vector.VectorEnv):
             UserError: a mask of the wrong type or shape or without a true entry; wrong seeds.
         """
         mask = _reset_mask(options, self.num_envs)
-        if seed is None:
-            seeds: Sequence[int | None] = [None] * self.num_envs
-        elif isinstance(seed, int | np.integer):
-            seeds = [int(seed) + index for index in range(self.num_envs)]
-            super().reset(seed=int(seed))
-        else:
-            seeds = list(seed)
+        given = list(seed) if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str) else None
+        seeds: Sequence[int | None] = given if given is not None else [None] * self.num_envs
+        if seed is not None and given is None:
+            seeds = spread_seed(seed, self.num_envs)
         self._batch.begin(seeds, self.np_random, mask)
+        if seed is not None and given is None:
+            super().reset(seed=seeds[0])
         return observation_arrays(self._batch.observe()), _masked(self._batch.start_info(), mask)
 
     def step(self, actions: Any) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

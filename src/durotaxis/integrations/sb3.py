@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from durotaxis.core.errors import UserError
 from durotaxis.env import Action, EnvConfig
 from durotaxis.integrations.actions import GLOBAL_ACTIONS, NODE_NUMBERS
-from durotaxis.integrations.batch import Batch, check_choice, info_of, make_config
+from durotaxis.integrations.batch import Batch, check_choice, info_of, make_config, spread_seed
 from durotaxis.integrations.pictures import Pictures
 from durotaxis.integrations.spaces import observation_arrays, observation_space
 
@@ -93,6 +93,17 @@ class ColonyVecEnv(VecEnv):
     def batch(self) -> Batch:
         """The colonies themselves."""
         return self._batch
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seeds of the next reset: colony i plays seed + i; None starts anywhere.
+
+        Raises:
+            UserError: one of them is no integer from 0 to 2^63 - 1.
+        """
+        if seed is None:
+            return super().seed()
+        self._seeds = spread_seed(seed, self.num_envs)
+        return self._seeds
 
     def reset(self) -> Arrays:
         """Start an episode everywhere: those of `seed()`, or the next of each colony's stream."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from durotaxis.core.errors import UserError
 from durotaxis.env import Action, EnvConfig, Reason
 from durotaxis.env.types import NUM_KINDS
-from durotaxis.integrations.batch import Batch, make_config
+from durotaxis.integrations.batch import Batch, make_config, spread_seed
 from durotaxis.integrations.spaces import observation_space, observation_tensors
 
 try:
@@ -65,7 +65,7 @@ class ColonyTensorEnv(EnvBase):
         super().__init__(device=device, batch_size=torch.Size([num_envs]))
         self._batch = Batch(world, num_envs, device, invalid_action, observation_form)
         self._generator = np.random.default_rng()
-        self._next_seed: int | None = None
+        self._pending: list[int | None] = [None] * num_envs  # seeds that wait for their colony's next reset
         self._make_specs()
 
     @property
@@ -124,12 +124,9 @@ class ColonyTensorEnv(EnvBase):
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        seeds: list[int | None] = [None] * self._batch.num_colonies
-        if self._next_seed is not None:
-            seeds = [self._next_seed + index for index in range(len(seeds))]
-            self._next_seed = None
-        which = None if mask is None else mask.reshape(-1).cpu().numpy()
-        self._batch.begin(seeds, self._generator, which)
+        which = np.ones(len(self._pending), np.bool_) if mask is None else mask.reshape(-1).cpu().numpy()
+        self._batch.begin(self._pending, self._generator, which)
+        self._pending = [None if began else s for s, began in zip(self._pending, which, strict=True)]
         nothing = torch.zeros(self.batch_size, dtype=torch.int64, device=self.device)
         ended = self._batch.ended.to(nothing.device)
         # A colony that ended and is not asked for stays as it was.
@@ -145,7 +142,8 @@ class ColonyTensorEnv(EnvBase):
         return result.set("reward", transition.reward[:, None])
 
     def _set_seed(self, seed: int | None) -> None:
-        self._next_seed = seed
+        count = len(self._pending)
+        self._pending = [None] * count if seed is None else [*spread_seed(seed, count)]
 
     def _pack(
         self, seen: dict[str, Tensor], invalid: Tensor, terminated: Tensor, truncated: Tensor
