@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, final
 
 import numpy as np
@@ -16,6 +17,7 @@ from durotaxis.core.spelling import did_you_mean
 from durotaxis.env import (
     SCENARIOS,
     Action,
+    Colony,
     DurotaxisEnv,
     EnvConfig,
     Observation,
@@ -25,6 +27,7 @@ from durotaxis.env import (
 )
 from durotaxis.integrations.actions import (
     GLOBAL_ACTIONS,
+    NODE_NUMBERS,
     action_tensor,
     global_action,
     outside_unit,
@@ -96,6 +99,20 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         )
 
 
+def check_device(device: Any) -> torch.device:
+    """The device of this name, if torch can compute on it here.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, TypeError, ValueError):
+        raise UserError(f"this computer has no device '{device}' for torch; use cpu") from None
+    return found
+
+
 def check_seed(seed: Any, index: int) -> int:
     """The seed of colony `index`, if it is one.
 
@@ -147,6 +164,9 @@ class Batch:
     ) -> None:
         check_choice("invalid_action", invalid_action, INVALID_ACTIONS)
         check_choice("observation_form", form, FORMS)
+        if not _is_whole(num_colonies) or num_colonies < 1:
+            raise UserError(f"num_envs is {num_colonies!r}; take an integer from 1")
+        device = check_device(device)
         self.config = config
         self.form: Form = "raw" if form == "raw" else "scaled"
         self.resting = invalid_action == "rest"
@@ -207,6 +227,26 @@ class Batch:
         """The current state in the adapter's form."""
         return self.world.observe(scaled=self.form == "scaled")
 
+    def step_some(self, action: Action, held: Tensor) -> tuple[Transition, Tensor]:
+        """`step` of the others than `held` [B] bool, which stay as they are and have reward 0.
+
+        The transition's observation is that before the held were put back: observe again.
+        """
+        there = held.cpu()
+        colony, ended, reason = self.world.colony, self.ended, self.reason
+        self.ended = ended & ~there
+        try:
+            transition, invalid = self.step(action, held)
+        except UserError:
+            self.ended = ended
+            raise
+        self.ended = torch.where(there, ended, self.ended)
+        self.reason = torch.where(there, reason, self.reason)
+        kept = Colony.where(held, colony, transition.colony)
+        self.world.load_state_dict({**self.world.state_dict(), "colony": kept.to_dict()})
+        reward = transition.reward.masked_fill(held, 0.0)
+        return replace(transition, colony=kept, reward=reward), invalid.masked_fill(held, 0)
+
     def step(self, action: Action, waiting: Tensor | None = None) -> tuple[Transition, Tensor]:
         """One step of all colonies.
 
@@ -241,8 +281,12 @@ class Batch:
         Raises:
             UserError: other keys, shapes or types.
         """
-        if not isinstance(action, Mapping) or set(action) != {"kind", "parameters"}:
-            got = f"one with {sorted(action)}" if isinstance(action, Mapping) else type(action).__name__
+        if not isinstance(action, Mapping) or set(action.keys()) != {"kind", "parameters"}:
+            got = (
+                f"one with {sorted(action.keys(), key=str)}"
+                if isinstance(action, Mapping)
+                else type(action).__name__
+            )
             raise UserError(f"an action is a dict with `kind` and `parameters`, not {got}")
         shape, device = (self.num_colonies, self.config.num_slots), self.world.device
         return Action(
@@ -258,21 +302,27 @@ class Batch:
         """
         shape = (self.num_colonies, len(GLOBAL_ACTIONS))
         action = action_tensor("the action", action, shape, torch.float32, self.world.device)
-        usable, wrong = self._usable(action, waiting)
+        usable, wrong = self._usable(action, None if waiting is None else ~waiting)
         decoded = global_action(self.world.colony, self.world.substrate, self.config, usable)
         return Action(torch.where(wrong[:, None], 0, decoded.kind), decoded.parameters), wrong
 
-    def decode_preferred(self, action: Tensor) -> tuple[Action, Tensor]:
-        """The same of numbers [B,N,7] for every node."""
-        usable, wrong = self._usable(action, None)
-        decoded = preferred_action(self.world.colony, self.config, usable)
-        return Action(torch.where(wrong[:, None], 0, decoded.kind), decoded.parameters), wrong
+    def decode_preferred(self, action: Any) -> tuple[Action, Tensor]:
+        """The action of numbers [B,N,7], and how many nodes rest because theirs are invalid, [B] int64.
 
-    def _usable(self, action: Tensor, waiting: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Numbers within [-1, 1], and [B] bool: those of a colony that counts were not."""
+        Raises:
+            UserError: another shape or type, or `error` was chosen and a number is not within [-1, 1].
+        """
+        shape = (self.num_colonies, self.config.num_slots, NODE_NUMBERS)
+        action = action_tensor("the action", action, shape, torch.float32, self.world.device)
+        usable, wrong = self._usable(action, self.world.colony.alive)
+        decoded = preferred_action(self.world.colony, self.config, usable)
+        return Action(torch.where(wrong, 0, decoded.kind), decoded.parameters), wrong.sum(1)
+
+    def _usable(self, action: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Numbers [...,K] within [-1, 1], and [...] bool: those of one that counts were not."""
         wrong = outside_unit(action)
-        if waiting is not None:
-            wrong = wrong & ~waiting
+        if counts is not None:
+            wrong = wrong & counts
         if not self.resting and bool(wrong.any()):
             refuse_outside_unit(action, wrong)
         return action.nan_to_num(0.0).clamp(-1.0, 1.0), wrong
