@@ -110,22 +110,23 @@ def action_tensor(
 
 
 def outside_unit(action: Tensor) -> Tensor:
-    """[B] bool: any number of the colony [B,...] is not within [-1, 1], or is no number."""
-    return ~(action.abs() <= 1.0 + _SLACK).flatten(1).all(1)
+    """[...] bool: any of the numbers [...,K] is not within [-1, 1], or is no number."""
+    return ~(action.abs() <= 1.0 + _SLACK).all(-1)
 
 
 def refuse_outside_unit(action: Tensor, wrong: Tensor) -> None:
-    """Refuse the numbers [B,...] of the colonies that `wrong` [B] names.
+    """Refuse the numbers [...,K] that `wrong` [...] names: of colonies [B], or of nodes [B,N].
 
     Raises:
         UserError: names the first colony and number that is wrong.
     """
-    colony = int(wrong.nonzero()[0])
-    numbers = action[colony]
-    place = (~(numbers.abs() <= 1.0 + _SLACK)).nonzero()[0]
+    colony, *node = wrong.nonzero()[0].tolist()
+    numbers = action[(colony, *node)]
+    number = int((~(numbers.abs() <= 1.0 + _SLACK)).nonzero()[0])
+    where = ", ".join([f"colony {colony}", *(f"node {n}" for n in node), f"number {number}"])
     raise UserError(
-        f"invalid action, colony {colony}, number {', '.join(map(str, place.tolist()))}: "
-        f"{float(numbers[tuple(place)]):g}; every number must be finite and within [-1, 1]: clip it, "
+        f"invalid action, {where}: {float(numbers[number]):g}; "
+        "every number must be finite and within [-1, 1]: clip it, "
         "or take invalid_action='rest'"
     )
 

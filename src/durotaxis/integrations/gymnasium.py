@@ -59,7 +59,8 @@ class ColonyEnv(gym.Env):
         max_episode_steps: int | None = None,
     ) -> None:
         world = make_config(scenario, config, max_episode_steps)
-        check_choice("render_mode", str(render_mode), ("None", *self.metadata["render_modes"]))
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
         self._batch = Batch(world, 1, device, invalid_action, observation_form)
         self.observation_space = observation_space(world, self._batch.form)
