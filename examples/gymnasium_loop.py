@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def play(scenario: str, policy: str, num_episodes: int, seed: int) -> None:
     """Play episodes and print one line for each."""
     env = gym.make(GLOBAL_ID if policy == "steady" else NODE_ID, scenario=scenario)
-    env.action_space.seed(seed)
     print("episode  steps  return  front  nodes  end")
     for episode in range(num_episodes):
         env.reset(seed=seed + episode)
+        env.action_space.seed(seed + episode)
         total, steps, ended = 0.0, 0, False
         while not ended:
             action = STEADY if policy == "steady" else env.action_space.sample()

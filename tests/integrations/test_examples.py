@@ -59,6 +59,27 @@ def test_a_wrong_scenario_is_one_line(name, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "gpu"], "this computer has no device 'gpu' for torch; use cpu"),
+        (["--device", "cuda:99"], "this computer has no device 'cuda:99' for torch; use cpu"),
+        (["--colonies", "0"], "num_envs is 0"),
+        (["--seed", "-1"], "seed: -1"),
+    ],
+)
+def test_wrong_options_of_the_rollout_are_one_line(arguments, message, capsys):
+    assert load("torchrl_rollout").main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"torchrl_rollout: {message}")
+    assert printed.count("\n") == 1
+
+
+def test_a_wrong_seed_of_the_loop_is_one_line(capsys):
+    assert load("gymnasium_loop").main(["--seed", "-1"]) == 2
+    assert capsys.readouterr().err.startswith("gymnasium_loop: seed: -1")
+
+
 def scenarios():
     from durotaxis.env import SCENARIOS
 

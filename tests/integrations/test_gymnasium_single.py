@@ -162,10 +162,16 @@ def test_an_episode_is_its_seed():
     assert len(fresh) == 4, "without a seed every environment starts elsewhere"
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63])
-def test_a_seed_out_of_range_is_refused(seed):
-    with pytest.raises((UserError, gym.error.Error), match=str(seed)):
-        ColonyEnv().reset(seed=seed)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True, np.True_, "a", [1]])
+def test_a_wrong_seed_is_refused_and_changes_nothing(seed):
+    env, twin = ColonyEnv(config=TINY), ColonyEnv(config=TINY)
+    for one in (env, twin):
+        one.reset(seed=3)
+    with pytest.raises(UserError, match=r"^seed: .*integer from 0 to 2\^63 - 1"):
+        env.reset(seed=seed)
+    assert env.reset()[1] == twin.reset()[1]
+    assert env.np_random.integers(1000) == twin.np_random.integers(1000)
 
 
 def rest_action(env):
@@ -229,6 +235,7 @@ def test_an_ended_episode_is_not_stepped():
         env.step(rest_action(env))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -244,6 +251,12 @@ def test_an_ended_episode_is_not_stepped():
         ({"invalid_action": "ignore"}, "invalid_action is 'ignore'; choose one of: rest, error"),
         ({"observation_form": "scale"}, r"observation_form is 'scale' \(did you mean 'scaled'\?\)"),
         ({"render_mode": "ansi"}, "render_mode is 'ansi'"),
+        ({"render_mode": "None"}, "render_mode is 'None'; choose one of: rgb_array, human"),
+        ({"device": "gpu"}, "^this computer has no device 'gpu' for torch; use cpu$"),
+        ({"device": ""}, "^this computer has no device '' for torch; use cpu$"),
+        ({"device": "meta"}, "^this computer has no device 'meta' for torch; use cpu$"),
+        ({"device": None}, "^this computer has no device 'None' for torch; use cpu$"),
+        ({"device": "cuda:99"}, "^this computer has no device 'cuda:99' for torch; use cpu$"),
         ({"level": "cell"}, "level is 'cell'; choose one of: node, global"),
         ({"max_episode_steps": 0}, "config: max_steps: .*greater than or equal to 1"),
     ],
@@ -326,6 +339,26 @@ def test_wrappers_of_the_library():
     assert info["episode"]["r"] == pytest.approx(sum(rewards))
     assert info["reason"] == "running", "the wrapper cut it, not the world"
     env.reset()
+
+
+def test_the_time_limit_of_the_library_knows_nothing_of_the_goal():
+    """On its last step it adds `truncated` to the world's `terminated`; the world's own limit never does."""
+    config = {**TINY, "max_steps": 200, "max_nodes": 20}
+
+    def last(**limit):
+        env = gym.make(GLOBAL_ID, config=config, **limit)
+        env.reset(seed=0)
+        for step in range(1, 200):
+            _, _, terminated, truncated, info = env.step(np.float32(GOOD))
+            if terminated or truncated:
+                return step, terminated, truncated, info["reason"]
+        raise AssertionError("the episode goes on")
+
+    length, *end = last()
+    assert end == [True, False, "success"]
+    assert last(max_episode_steps=length) == (length, True, True, "success")
+    config["max_steps"] = length
+    assert last() == (length, True, False, "success")
 
 
 def test_the_observation_flattens_and_comes_back():

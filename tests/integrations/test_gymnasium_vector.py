@@ -152,6 +152,46 @@ def test_the_first_reset_takes_no_mask():
         envs.reset(seed=[1, 2, 3])
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "seed",
+    [-1, 2**63 - 1, 1.5, True, "a", "ab", [1.5, 2.5], [True, False], [4, -1], [4, 2**63], [4, "b"], {1: 2}],
+)
+def test_wrong_seeds_are_refused_and_change_nothing(seed):
+    envs, twin = (ColonyVectorEnv(2, config=TINY, autoreset_mode="Disabled") for _ in range(2))
+    for one in (envs, twin):
+        one.reset(seed=3)
+    with pytest.raises(UserError, match=r"^seed: .*integer") as caught:
+        envs.reset(seed=seed)
+    assert "\n" not in str(caught.value)
+    assert_equal(envs.reset(), twin.reset())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_seeds_may_stand_in_an_array():
+    envs = ColonyVectorEnv(2, config=TINY)
+    assert envs.reset(seed=np.array([5, 9]))[1]["episode_seed"].tolist() == [5, 9]
+    assert envs.reset(seed=np.int64(5))[1]["episode_seed"].tolist() == [5, 6]
+
+
+def test_a_refused_mask_changes_no_stream():
+    envs = ColonyVectorEnv(2, config=TINY, autoreset_mode="Disabled")
+    for _ in range(2):
+        with pytest.raises(UserError, match="leave out the mask"):
+            envs.reset(seed=[3, None], options={"reset_mask": np.array([True, False])})
+    twin = ColonyVectorEnv(2, config=TINY)
+    twin.reset(seed=3)
+    later = int(twin.reset()[1]["episode_seed"][0])
+    assert not {3, later} & set(envs.reset()[1]["episode_seed"].tolist())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("num_envs", [2.5, "4", None, 0, True])
+def test_a_wrong_number_of_colonies_is_refused(num_envs):
+    with pytest.raises(UserError, match=r"num_envs is .*; take an integer from 1"):
+        ColonyVectorEnv(num_envs, config=TINY)
+
+
 def test_disabled_refuses_to_step_what_has_ended():
     envs = ColonyVectorEnv(2, config={**TINY, "max_steps": 1}, level="global", autoreset_mode="Disabled")
     envs.reset(seed=0)

@@ -56,6 +56,7 @@ def test_truncated_and_terminated_are_told_apart():
     assert infos[1]["invalid_actions"] == 1
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_sb3_asks_of_a_vec_env():
     env = ColonyVecEnv(3, config=TINY, render_mode="rgb_array")
     env.reset()
@@ -69,7 +70,10 @@ def test_what_sb3_asks_of_a_vec_env():
     for call, message in (
         (lambda: env.set_attr("config", None), "whole batch"),
         (lambda: env.env_method("reset"), "'reset' cannot be called"),
-        (lambda: env.step(np.zeros((3, 4), np.float32)), r"shape \[3, 5\] is wanted, not \[3, 4\]"),
+        (lambda: env.step(np.zeros((3, 4), np.float32)), r"must have shape \[3, 5\], not \[3, 4\]"),
+        (lambda: env.step([["a"] * 5] * 3), "must hold numbers, not"),
+        (lambda: env.step([[0.0], [0.0, 1.0]]), "is no array: its rows differ in length"),
+        (lambda: ColonyVecEnv(2, render_mode="None"), "render_mode is 'None'; choose one of: rgb_array"),
         (lambda: ColonyVecEnv(2, level="cell"), "level is 'cell'"),
         (lambda: ColonyVecEnv(2, scenario="moot"), r"did you mean 'moat'\?"),
     ):
@@ -122,6 +126,51 @@ def test_per_node_actions_run():
         assert all(info["invalid_actions"] == 0 for info in infos)
         spawned += sum(info["spawned"] for info in infos)
     assert spawned > 0
+
+
+@pytest.mark.parametrize("invalid", ["rest", "error"])
+def test_numbers_of_empty_slots_are_not_looked_at(invalid):
+    envs = [ColonyVecEnv(2, config=TINY, level="node", seed=0, invalid_action=invalid) for _ in range(2)]
+    actions = np.zeros((2, 24, 7), np.float32)
+    actions[..., 1] = 1.0
+    broken = actions.copy()
+    broken[0, 20], broken[1, 5:] = np.nan, 7.0
+    results = []
+    for env, action in zip(envs, (actions, broken), strict=True):
+        env.reset()
+        results.append(list(env.step(action)))
+    assert_equal(*results)
+    assert results[0][3][0]["spawned"] == 5
+
+
+def test_a_node_without_numbers_rests_alone():
+    env, strict = (
+        ColonyVecEnv(2, config=TINY, level="node", seed=0, invalid_action=x) for x in ("rest", "error")
+    )
+    actions = np.zeros((2, 24, 7), np.float32)
+    actions[..., 1] = 1.0
+    actions[1, 3, 4], actions[1, 1, 6] = np.nan, 2.0
+    env.reset()
+    infos = env.step(actions)[3]
+    assert [info["invalid_actions"] for info in infos] == [0, 2]
+    assert [info["spawned"] for info in infos] == [5, 3]
+    strict.reset()
+    with pytest.raises(UserError, match=r"colony 1, node 1, number 6: 2; every number"):
+        strict.step(actions)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("seed", [-1, 2**63 - 1, 1.5, True, "a"])
+def test_a_wrong_seed_is_refused(seed):
+    with pytest.raises(UserError, match=r"^seed: .*integer"):
+        ColonyVecEnv(2, config=TINY, seed=seed)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("num_envs", [2.5, "4", None, 0, True])
+def test_a_wrong_number_of_colonies_is_refused(num_envs):
+    with pytest.raises(UserError, match=r"num_envs is .*; take an integer from 1"):
+        ColonyVecEnv(num_envs, config=TINY)
 
 
 def returns(act, num_episodes=64):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,23 +84,49 @@ def rest_invalid(colony: Colony, action: Action, config: EnvConfig) -> tuple[Act
     return replace(action, kind=torch.where(valid, kind, Kind.REST)), (colony.alive & ~valid).sum(1)
 
 
+def action_tensor(
+    name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What a library gave as a part of an action: an array or a tensor of this shape.
+
+    Raises:
+        UserError: not of this shape, or no numbers (for int64, no integers).
+    """
+    try:
+        given = value if isinstance(value, Tensor) else np.asarray(value)
+    except ValueError:
+        raise UserError(f"action: {name} is no array: its rows differ in length") from None
+    held = str(given.dtype).removeprefix("torch.")
+    kinds = ("int", "uint", "bool") if dtype == torch.int64 else ("float", "bfloat", "int", "uint", "bool")
+    if not held.startswith(kinds):
+        raise UserError(
+            f"action: {name} must hold {'integers' if dtype == torch.int64 else 'numbers'}, not {held}"
+        )
+    if tuple(given.shape) != shape:
+        raise UserError(f"action: {name} must have shape {list(shape)}, not {list(given.shape)}")
+    if isinstance(given, Tensor):
+        return given.to(device, dtype)
+    return torch.tensor(given, dtype=dtype, device=device)
+
+
 def outside_unit(action: Tensor) -> Tensor:
-    """[B] bool: any number of the colony [B,...] is not within [-1, 1], or is no number."""
-    return ~(action.abs() <= 1.0 + _SLACK).flatten(1).all(1)
+    """[...] bool: any of the numbers [...,K] is not within [-1, 1], or is no number."""
+    return ~(action.abs() <= 1.0 + _SLACK).all(-1)
 
 
 def refuse_outside_unit(action: Tensor, wrong: Tensor) -> None:
-    """Refuse the numbers [B,...] of the colonies that `wrong` [B] names.
+    """Refuse the numbers [...,K] that `wrong` [...] names: of colonies [B], or of nodes [B,N].
 
     Raises:
         UserError: names the first colony and number that is wrong.
     """
-    colony = int(wrong.nonzero()[0])
-    numbers = action[colony]
-    place = (~(numbers.abs() <= 1.0 + _SLACK)).nonzero()[0]
+    colony, *node = wrong.nonzero()[0].tolist()
+    numbers = action[(colony, *node)]
+    number = int((~(numbers.abs() <= 1.0 + _SLACK)).nonzero()[0])
+    where = ", ".join([f"colony {colony}", *(f"node {n}" for n in node), f"number {number}"])
     raise UserError(
-        f"invalid action, colony {colony}, number {', '.join(map(str, place.tolist()))}: "
-        f"{float(numbers[tuple(place)]):g}; every number must be finite and within [-1, 1]: clip it, "
+        f"invalid action, {where}: {float(numbers[number]):g}; "
+        "every number must be finite and within [-1, 1]: clip it, "
         "or take invalid_action='rest'"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, final
 
 import numpy as np
@@ -16,6 +17,7 @@ from durotaxis.core.spelling import did_you_mean
 from durotaxis.env import (
     SCENARIOS,
     Action,
+    Colony,
     DurotaxisEnv,
     EnvConfig,
     Observation,
@@ -24,6 +26,9 @@ from durotaxis.env import (
     front_progress,
 )
 from durotaxis.integrations.actions import (
+    GLOBAL_ACTIONS,
+    NODE_NUMBERS,
+    action_tensor,
     global_action,
     outside_unit,
     preferred_action,
@@ -94,6 +99,45 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         )
 
 
+def check_device(device: Any) -> torch.device:
+    """The device of this name, if torch can compute on it here.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, TypeError, ValueError):
+        raise UserError(f"this computer has no device '{device}' for torch; use cpu") from None
+    return found
+
+
+def check_seed(seed: Any, index: int) -> int:
+    """The seed of colony `index`, if it is one.
+
+    Raises:
+        UserError: it is no integer from 0 to 2^63 - 1.
+    """
+    if not _is_whole(seed) or not 0 <= seed <= _LARGEST_SEED:
+        raise UserError(f"seed: {seed!r} of colony {index}; take an integer from 0 to 2^63 - 1")
+    return int(seed)
+
+
+def spread_seed(seed: Any, num_colonies: int) -> list[int]:
+    """Seeds of all colonies from that of the first: colony i has seed + i.
+
+    Raises:
+        UserError: one of them is no integer from 0 to 2^63 - 1.
+    """
+    first = check_seed(seed, 0)
+    return [check_seed(first + index, index) for index in range(num_colonies)]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 @final
 class Batch:
     """Colonies whose episodes follow one another, each on a stream of seeds of its own.
@@ -120,6 +164,9 @@ class Batch:
     ) -> None:
         check_choice("invalid_action", invalid_action, INVALID_ACTIONS)
         check_choice("observation_form", form, FORMS)
+        if not _is_whole(num_colonies) or num_colonies < 1:
+            raise UserError(f"num_envs is {num_colonies!r}; take an integer from 1")
+        device = check_device(device)
         self.config = config
         self.form: Form = "raw" if form == "raw" else "scaled"
         self.resting = invalid_action == "rest"
@@ -145,37 +192,60 @@ class Batch:
             mask: which colonies begin.
 
         Raises:
-            UserError: a seed below 0 or above 2^63 - 1, a wrong number of seeds, or a mask that leaves out
-                colonies that never began.
+            UserError: a seed that is no integer from 0 to 2^63 - 1, a wrong number of seeds, or a mask that
+                leaves out colonies that never began. Nothing has changed then.
         """
         chosen = np.ones(self.num_colonies, dtype=np.bool_) if mask is None else mask
         if len(seeds) != self.num_colonies:
-            raise UserError(f"seed: {len(seeds)} seeds for {self.num_colonies} colonies; give one for each")
-        for index in np.flatnonzero(chosen).tolist():
-            seed = seeds[index]
-            if seed is not None:
-                if not 0 <= seed <= _LARGEST_SEED:
-                    raise UserError(f"seed: {seed} of colony {index}; take an integer from 0 to 2^63 - 1")
-                self._stream[index], self._episode[index] = seed, 0
-            elif self._episode[index] < 0:
-                self._stream[index], self._episode[index] = int(generator.integers(2**63)), 1
-            else:
-                self._episode[index] += 1
-        later = hash_keys(self._stream, Purpose.EPISODE, self._episode) & _LARGEST_SEED
-        episode_seeds = torch.where(self._episode == 0, self._stream, later)
+            raise UserError(
+                f"seed: {len(seeds)} seeds for {self.num_colonies} colonies; give an integer for each"
+            )
+        checked = [None if seed is None else check_seed(seed, index) for index, seed in enumerate(seeds)]
         which = torch.from_numpy(np.asarray(chosen, dtype=np.bool_))
+        if bool((~which & (self._episode < 0)).any()):
+            raise UserError("the first reset must start every colony; leave out the mask")
+        stream, episode = self._stream.clone(), self._episode.clone()
+        for index in np.flatnonzero(chosen).tolist():
+            seed = checked[index]
+            if seed is not None:
+                stream[index], episode[index] = seed, 0
+            elif episode[index] < 0:
+                stream[index], episode[index] = int(generator.integers(2**63)), 1
+            else:
+                episode[index] += 1
+        later = hash_keys(stream, Purpose.EPISODE, episode) & _LARGEST_SEED
+        episode_seeds = torch.where(episode == 0, stream, later)
         if bool(which.all()):
             self.world.reset(episode_seeds)
         else:
-            if bool((self._episode < 0).any()):
-                raise UserError("the first reset must start every colony; leave out the mask")
             self.world.reset_where(which.to(self.world.device), episode_seeds.to(self.world.device))
+        self._stream, self._episode = stream, episode
         self.ended = self.ended & ~which
         self.reason = torch.where(which, int(Reason.RUNNING), self.reason)
 
     def observe(self) -> Observation:
         """The current state in the adapter's form."""
         return self.world.observe(scaled=self.form == "scaled")
+
+    def step_some(self, action: Action, held: Tensor) -> tuple[Transition, Tensor]:
+        """`step` of the others than `held` [B] bool, which stay as they are and have reward 0.
+
+        The transition's observation is that before the held were put back: observe again.
+        """
+        there = held.cpu()
+        colony, ended, reason = self.world.colony, self.ended, self.reason
+        self.ended = ended & ~there
+        try:
+            transition, invalid = self.step(action, held)
+        except UserError:
+            self.ended = ended
+            raise
+        self.ended = torch.where(there, ended, self.ended)
+        self.reason = torch.where(there, reason, self.reason)
+        kept = Colony.where(held, colony, transition.colony)
+        self.world.load_state_dict({**self.world.state_dict(), "colony": kept.to_dict()})
+        reward = transition.reward.masked_fill(held, 0.0)
+        return replace(transition, colony=kept, reward=reward), invalid.masked_fill(held, 0)
 
     def step(self, action: Action, waiting: Tensor | None = None) -> tuple[Transition, Tensor]:
         """One step of all colonies.
@@ -205,27 +275,54 @@ class Batch:
         self.reason = transition.reason.cpu()
         return transition, invalid
 
-    def decode_global(self, action: Tensor, waiting: Tensor | None = None) -> tuple[Action, Tensor]:
+    def decode_node(self, action: Any) -> Action:
+        """The world's action of `kind` [B,N] and `parameters` [B,N,4].
+
+        Raises:
+            UserError: other keys, shapes or types.
+        """
+        if not isinstance(action, Mapping) or set(action.keys()) != {"kind", "parameters"}:
+            got = (
+                f"one with {sorted(action.keys(), key=str)}"
+                if isinstance(action, Mapping)
+                else type(action).__name__
+            )
+            raise UserError(f"an action is a dict with `kind` and `parameters`, not {got}")
+        shape, device = (self.num_colonies, self.config.num_slots), self.world.device
+        return Action(
+            action_tensor("kind", action["kind"], shape, torch.int64, device),
+            action_tensor("parameters", action["parameters"], (*shape, 4), torch.float32, device),
+        )
+
+    def decode_global(self, action: Any, waiting: Tensor | None = None) -> tuple[Action, Tensor]:
         """The world's action of numbers [B,5], and which colonies rest because theirs are invalid, [B] bool.
 
         Raises:
-            UserError: `error` was chosen and a number is not within [-1, 1].
+            UserError: another shape or type, or `error` was chosen and a number is not within [-1, 1].
         """
-        usable, wrong = self._usable(action, waiting)
+        shape = (self.num_colonies, len(GLOBAL_ACTIONS))
+        action = action_tensor("the action", action, shape, torch.float32, self.world.device)
+        usable, wrong = self._usable(action, None if waiting is None else ~waiting)
         decoded = global_action(self.world.colony, self.world.substrate, self.config, usable)
         return Action(torch.where(wrong[:, None], 0, decoded.kind), decoded.parameters), wrong
 
-    def decode_preferred(self, action: Tensor) -> tuple[Action, Tensor]:
-        """The same of numbers [B,N,7] for every node."""
-        usable, wrong = self._usable(action, None)
-        decoded = preferred_action(self.world.colony, self.config, usable)
-        return Action(torch.where(wrong[:, None], 0, decoded.kind), decoded.parameters), wrong
+    def decode_preferred(self, action: Any) -> tuple[Action, Tensor]:
+        """The action of numbers [B,N,7], and how many nodes rest because theirs are invalid, [B] int64.
 
-    def _usable(self, action: Tensor, waiting: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Numbers within [-1, 1], and [B] bool: those of a colony that counts were not."""
+        Raises:
+            UserError: another shape or type, or `error` was chosen and a number is not within [-1, 1].
+        """
+        shape = (self.num_colonies, self.config.num_slots, NODE_NUMBERS)
+        action = action_tensor("the action", action, shape, torch.float32, self.world.device)
+        usable, wrong = self._usable(action, self.world.colony.alive)
+        decoded = preferred_action(self.world.colony, self.config, usable)
+        return Action(torch.where(wrong, 0, decoded.kind), decoded.parameters), wrong.sum(1)
+
+    def _usable(self, action: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Numbers [...,K] within [-1, 1], and [...] bool: those of one that counts were not."""
         wrong = outside_unit(action)
-        if waiting is not None:
-            wrong = wrong & ~waiting
+        if counts is not None:
+            wrong = wrong & counts
         if not self.resting and bool(wrong.any()):
             refuse_outside_unit(action, wrong)
         return action.nan_to_num(0.0).clamp(-1.0, 1.0), wrong

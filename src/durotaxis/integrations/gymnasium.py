@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, final
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
 
 import gymnasium as gym
 import numpy as np
@@ -13,14 +13,13 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from durotaxis.core.errors import UserError
-from durotaxis.env import Action, EnvConfig, Transition
+from durotaxis.env import EnvConfig, Transition
 from durotaxis.integrations.actions import GLOBAL_ACTIONS
-from durotaxis.integrations.batch import Batch, check_choice, info_of, make_config
+from durotaxis.integrations.batch import Batch, check_choice, info_of, make_config, spread_seed
 from durotaxis.integrations.pictures import FRAMES_PER_SECOND, Pictures, Window
 from durotaxis.integrations.spaces import node_action_space, observation_arrays, observation_space
 
 Arrays = dict[str, np.ndarray]
-Level = Literal["node", "global"]
 
 
 @final
@@ -60,12 +59,13 @@ class ColonyEnv(gym.Env):
         max_episode_steps: int | None = None,
     ) -> None:
         world = make_config(scenario, config, max_episode_steps)
-        check_choice("render_mode", str(render_mode), ("None", *self.metadata["render_modes"]))
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
         self._batch = Batch(world, 1, device, invalid_action, observation_form)
         self.observation_space = observation_space(world, self._batch.form)
         self.action_space = _action_space(world, level)
-        self._take = _taker(self._batch, level)
+        self._level = level
         self._pictures = Pictures(self._batch)
         self._window = Window() if render_mode == "human" else None
 
@@ -83,14 +83,14 @@ class ColonyEnv(gym.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
         """Start an episode: the one of `seed`, or the next of this environment's own stream."""
-        super().reset(seed=seed)
         self._batch.begin([seed], self.np_random)
+        super().reset(seed=seed)  # after all is checked; a given seed asks nothing of the generator
         self._show()
         return _first(observation_arrays(self._batch.observe())), info_of(self._batch.start_info(), 0)
 
     def step(self, action: Any) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
         """One decision period; an ended episode must be reset first."""
-        transition, arrays, info = self._take(_add_row(action), None)
+        transition, arrays, info = _take(self._batch, self._level, _add_row(action))
         self._show()
         return (
             _first(arrays),
@@ -171,7 +171,7 @@ class ColonyVectorEnv(gym.vector.VectorEnv):
         self.single_action_space = _action_space(world, level)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._take = _taker(self._batch, level)
+        self._level = level
         self._pictures = Pictures(self._batch)
 
     @property
@@ -185,7 +185,10 @@ class ColonyVectorEnv(gym.vector.VectorEnv):
         return self._batch
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | np.ndarray | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[Arrays, dict[str, Any]]:
         """Start episodes everywhere, or where `options["reset_mask"]` ([B] bool numpy array) is true.
 
@@ -193,20 +196,19 @@ class ColonyVectorEnv(gym.vector.VectorEnv):
             UserError: a mask of the wrong type or shape or without a true entry; wrong seeds.
         """
         mask = _reset_mask(options, self.num_envs)
-        if seed is None:
-            seeds: Sequence[int | None] = [None] * self.num_envs
-        elif isinstance(seed, int | np.integer):
-            seeds = [int(seed) + index for index in range(self.num_envs)]
-            super().reset(seed=int(seed))
-        else:
-            seeds = list(seed)
+        given = list(seed) if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str) else None
+        seeds: Sequence[int | None] = given if given is not None else [None] * self.num_envs
+        if seed is not None and given is None:
+            seeds = spread_seed(seed, self.num_envs)
         self._batch.begin(seeds, self.np_random, mask)
+        if seed is not None and given is None:
+            super().reset(seed=seeds[0])
         return observation_arrays(self._batch.observe()), _masked(self._batch.start_info(), mask)
 
     def step(self, actions: Any) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One decision period of every colony."""
         waiting = self._batch.ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else None
-        transition, arrays, info = self._take(actions, waiting)
+        transition, arrays, info = _take(self._batch, self._level, actions, waiting)
         reward = transition.reward.cpu().numpy().astype(np.float64)
         terminated, truncated = (
             flags.cpu().numpy().copy() for flags in (transition.terminated, transition.truncated)
@@ -233,10 +235,6 @@ class ColonyVectorEnv(gym.vector.VectorEnv):
         return tuple(self._pictures.draw(index) for index in range(self.num_envs))
 
 
-Taker = Callable[[Any, torch.Tensor | None], tuple[Transition, Arrays, dict[str, Any]]]
-"""(action of the library [B,...], waiting [B]) -> transition, observation [B,...], information [B]."""
-
-
 def _action_space(config: EnvConfig, level: str) -> spaces.Space:
     check_choice("level", level, ("node", "global"))
     if level == "node":
@@ -244,47 +242,18 @@ def _action_space(config: EnvConfig, level: str) -> spaces.Space:
     return spaces.Box(-1.0, 1.0, (len(GLOBAL_ACTIONS),), np.float32)
 
 
-def _taker(batch: Batch, level: str) -> Taker:
-    """What takes one step with an action of the level's space."""
-
-    def node(action: Any, waiting: torch.Tensor | None) -> tuple[Action, torch.Tensor]:
-        if not isinstance(action, Mapping) or set(action) != {"kind", "parameters"}:
-            raise UserError(f"an action is a dict with `kind` and `parameters`, not {_describe(action)}")
-        shape = (batch.num_colonies, batch.config.num_slots)
-        kind = _tensor("kind", action["kind"], shape, torch.int64, batch)
-        parameters = _tensor("parameters", action["parameters"], (*shape, 4), torch.float32, batch)
-        return Action(kind, parameters), torch.zeros(shape[0], dtype=torch.bool, device=batch.world.device)
-
-    def overall(action: Any, waiting: torch.Tensor | None) -> tuple[Action, torch.Tensor]:
-        shape = (batch.num_colonies, len(GLOBAL_ACTIONS))
-        return batch.decode_global(_tensor("the action", action, shape, torch.float32, batch), waiting)
-
-    decode = node if level == "node" else overall
-
-    def take(action: Any, waiting: torch.Tensor | None) -> tuple[Transition, Arrays, dict[str, Any]]:
-        there = None if waiting is None else waiting.to(batch.world.device)
-        decoded, wrong = decode(action, there)
-        transition, invalid = batch.step(decoded, there)
-        seen = transition.observation if batch.form == "scaled" else batch.observe()
-        return transition, observation_arrays(seen), batch.step_info(transition, invalid + wrong)
-
-    return take
-
-
-def _tensor(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, batch: Batch) -> torch.Tensor:
-    array = np.asarray(value)
-    kinds = "iub" if dtype == torch.int64 else "fiub"
-    if array.dtype.kind not in kinds:
-        raise UserError(
-            f"action: {name} must hold {'integers' if kinds == 'iub' else 'numbers'}, not {array.dtype}"
-        )
-    if array.shape != shape:
-        raise UserError(f"action: {name} must have shape {list(shape)}, not {list(array.shape)}")
-    return torch.tensor(array, dtype=dtype, device=batch.world.device)
-
-
-def _describe(action: Any) -> str:
-    return f"one with {sorted(action)}" if isinstance(action, Mapping) else type(action).__name__
+def _take(
+    batch: Batch, level: str, action: Any, waiting: torch.Tensor | None = None
+) -> tuple[Transition, Arrays, dict[str, Any]]:
+    """One step with an action of the level: transition, observation [B,...], information [B]."""
+    there = None if waiting is None else waiting.to(batch.world.device)
+    if level == "node":
+        decoded, wrong = batch.decode_node(action), 0
+    else:
+        decoded, wrong = batch.decode_global(action, there)
+    transition, invalid = batch.step(decoded, there)
+    seen = transition.observation if batch.form == "scaled" else batch.observe()
+    return transition, observation_arrays(seen), batch.step_info(transition, invalid + wrong)
 
 
 def _add_row(action: Any) -> Any:

@@ -14,9 +14,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from durotaxis.core.errors import UserError
-from durotaxis.env import Action, EnvConfig
+from durotaxis.env import EnvConfig
 from durotaxis.integrations.actions import GLOBAL_ACTIONS, NODE_NUMBERS
-from durotaxis.integrations.batch import Batch, check_choice, info_of, make_config
+from durotaxis.integrations.batch import Batch, check_choice, info_of, make_config, spread_seed
 from durotaxis.integrations.pictures import Pictures
 from durotaxis.integrations.spaces import observation_arrays, observation_space
 
@@ -70,13 +70,14 @@ class ColonyVecEnv(VecEnv):
     ) -> None:
         world = make_config(scenario, config)
         check_choice("level", level, ("node", "global"))
-        check_choice("render_mode", str(render_mode), ("None", "rgb_array"))
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, ("rgb_array",))
         self._batch = Batch(world, num_envs, device, invalid_action, observation_form)
         self._level = level
         self._pictures = Pictures(self._batch)
         self._generator = np.random.default_rng()
         self._attributes: dict[str, list[Any]] = {"render_mode": [render_mode] * num_envs}
-        self._actions: np.ndarray | None = None
+        self._actions: Any = None
         shape = (len(GLOBAL_ACTIONS),) if level == "global" else (world.num_slots, NODE_NUMBERS)
         super().__init__(
             num_envs, observation_space(world, self._batch.form), spaces.Box(-1.0, 1.0, shape, np.float32)
@@ -94,6 +95,17 @@ class ColonyVecEnv(VecEnv):
         """The colonies themselves."""
         return self._batch
 
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seeds of the next reset: colony i plays seed + i; None starts anywhere.
+
+        Raises:
+            UserError: one of them is no integer from 0 to 2^63 - 1.
+        """
+        if seed is None:
+            return super().seed()
+        self._seeds = spread_seed(seed, self.num_envs)
+        return self._seeds
+
     def reset(self) -> Arrays:
         """Start an episode everywhere: those of `seed()`, or the next of each colony's stream."""
         self._batch.begin(self._seeds, self._generator)
@@ -105,11 +117,12 @@ class ColonyVecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions [B,...] for `step_wait`."""
-        self._actions = np.asarray(actions, dtype=np.float32)
+        self._actions = actions
 
     def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """One decision period of every colony; colonies that end are reset at once."""
-        action, wrong = self._decode(self._actions)
+        decode = self._batch.decode_global if self._level == "global" else self._batch.decode_preferred
+        action, wrong = decode(self._actions)
         transition, invalid = self._batch.step(action)
         arrays = self._see(transition.observation)
         info = self._batch.step_info(transition, invalid + wrong)
@@ -174,16 +187,6 @@ class ColonyVecEnv(VecEnv):
 
     def _see(self, observation: Any) -> Arrays:
         return observation_arrays(observation if self._batch.form == "scaled" else self._batch.observe())
-
-    def _decode(self, actions: np.ndarray | None) -> tuple[Action, Tensor]:
-        shape = (self.num_envs, *self.action_space.shape)  # type: ignore[misc]
-        if actions is None or actions.shape != shape:
-            got = "nothing" if actions is None else list(actions.shape)
-            raise UserError(f"action: shape {list(shape)} is wanted, not {got}")
-        numbers = torch.tensor(actions, device=self._batch.world.device)
-        if self._level == "global":
-            return self._batch.decode_global(numbers)
-        return self._batch.decode_preferred(numbers)
 
 
 @final

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from durotaxis.core.errors import UserError
-from durotaxis.env import Action, EnvConfig, Reason
+from durotaxis.env import EnvConfig, Reason
 from durotaxis.env.types import NUM_KINDS
-from durotaxis.integrations.batch import Batch, make_config
+from durotaxis.integrations.batch import Batch, make_config, spread_seed
 from durotaxis.integrations.spaces import observation_space, observation_tensors
 
 try:
@@ -37,7 +37,8 @@ class ColonyTensorEnv(EnvBase):
     The observation has the keys of the Gymnasium environments (`nodes`, `node_mask`, ..., masks as bool) and
     `info`: `episode_seed`, `reason`, `front_progress`, `num_nodes`, `invalid_actions`, each [B,1]. The action
     is nested: `("action", "kind")` [B,N] int64 and `("action", "parameters")` [B,N,4] in physical units.
-    `terminated` and `truncated` stay apart, `done` is either; a partial reset follows the mask `_reset`.
+    `terminated` and `truncated` stay apart, `done` is either; a partial reset follows the mask `_reset`, a
+    partial step the mask `_step`: the others stay as they are, with reward 0.
 
     `set_seed(s)` lets colony i begin its next episode with seed s + i, and the later ones with hashes of it.
 
@@ -62,10 +63,11 @@ class ColonyTensorEnv(EnvBase):
         max_episode_steps: int | None = None,
     ) -> None:
         world = make_config(scenario, config, max_episode_steps)
-        super().__init__(device=device, batch_size=torch.Size([num_envs]))
-        self._batch = Batch(world, num_envs, device, invalid_action, observation_form)
+        colonies = Batch(world, num_envs, device, invalid_action, observation_form)
+        super().__init__(device=colonies.world.device, batch_size=torch.Size([num_envs]))
+        self._batch = colonies
         self._generator = np.random.default_rng()
-        self._next_seed: int | None = None
+        self._pending: list[int | None] = [None] * num_envs  # seeds that wait for their colony's next reset
         self._make_specs()
 
     @property
@@ -124,39 +126,33 @@ class ColonyTensorEnv(EnvBase):
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        seeds: list[int | None] = [None] * self._batch.num_colonies
-        if self._next_seed is not None:
-            seeds = [self._next_seed + index for index in range(len(seeds))]
-            self._next_seed = None
-        which = None if mask is None else mask.reshape(-1).cpu().numpy()
-        self._batch.begin(seeds, self._generator, which)
+        which = np.ones(len(self._pending), np.bool_) if mask is None else mask.reshape(-1).cpu().numpy()
+        self._batch.begin(self._pending, self._generator, which)
+        self._pending = [None if began else s for s, began in zip(self._pending, which, strict=True)]
         nothing = torch.zeros(self.batch_size, dtype=torch.int64, device=self.device)
-        ended = self._batch.ended.to(nothing.device)
-        # A colony that ended and is not asked for stays as it was.
-        truncated = ended & (self._batch.reason.to(nothing.device) == Reason.MAX_STEPS)
-        seen = observation_tensors(self._batch.observe())
-        return self._pack(seen, nothing, ended & ~truncated, truncated)
+        return self._pack(observation_tensors(self._batch.observe()), nothing)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        chosen = tensordict["action"]
-        transition, invalid = self._batch.step(Action(chosen["kind"], chosen["parameters"]))
-        seen = transition.observation if self._batch.form == "scaled" else self._batch.observe()
-        result = self._pack(observation_tensors(seen), invalid, transition.terminated, transition.truncated)
-        return result.set("reward", transition.reward[:, None])
+        action = self._batch.decode_node(tensordict.get("action", None))
+        stepping = tensordict.get("_step", None)
+        if stepping is None:
+            transition, invalid = self._batch.step(action)
+        else:
+            transition, invalid = self._batch.step_some(action, ~stepping.reshape(-1))
+        usual = stepping is None and self._batch.form == "scaled"
+        seen = transition.observation if usual else self._batch.observe()
+        return self._pack(observation_tensors(seen), invalid).set("reward", transition.reward[:, None])
 
     def _set_seed(self, seed: int | None) -> None:
-        self._next_seed = seed
+        count = len(self._pending)
+        self._pending = [None] * count if seed is None else [*spread_seed(seed, count)]
 
-    def _pack(
-        self, seen: dict[str, Tensor], invalid: Tensor, terminated: Tensor, truncated: Tensor
-    ) -> TensorDict:
-        told = self._batch.start_tensors()
-        info = {
-            **told,
-            "reason": self._batch.reason.to(invalid.device),
-            "invalid_actions": invalid,
-        }
-        ends = {"terminated": terminated, "truncated": truncated, "done": terminated | truncated}
+    def _pack(self, seen: dict[str, Tensor], invalid: Tensor) -> TensorDict:
+        """What is told of the current state; who ended and was not begun anew is still at the end."""
+        reason, ended = (value.to(invalid.device) for value in (self._batch.reason, self._batch.ended))
+        truncated = ended & (reason == Reason.MAX_STEPS)
+        info = {**self._batch.start_tensors(), "reason": reason, "invalid_actions": invalid}
+        ends = {"terminated": ended & ~truncated, "truncated": truncated, "done": ended}
         return TensorDict(
             {
                 **seen,
