@@ -120,9 +120,9 @@ def _is_clear(centre: Tensor, radius: Tensor, plane: Plane, corridor: float) -> 
     clear = _distance_to_box(_to_coordinates(centre, plane), plane.start_box) - radius >= 0.5 * corridor
     if 0.0 not in plane.along:  # clamped, the start has another shape
         clear &= _distance_to_line(centre, plane.start_outline) - radius >= 0.5 * corridor
-        (goal,) = plane.goal_corners
+    if len(plane.goal_corners) == 1:
         # Into a right-angled corner the corridor reaches up to sqrt(2) times its radius.
-        clear &= _distance(centre, centre.new_tensor(goal)) - radius >= 1.5 * corridor
+        clear &= _distance(centre, centre.new_tensor(plane.goal_corners[0])) - radius >= 1.5 * corridor
     return clear
 
 
