@@ -58,7 +58,8 @@ class Stripes:
         lane = (t - breadth / 2) / self.lane_width + 0.5
         nearest = round(s / self.shift_every) * self.shift_every
         across = abs(lane - round(lane)) * self.lane_width
-        return min(across, abs(abs(s - nearest) - self.gap / 2), abs(s - self.first))
+        begins = abs(s - self.first) if self.first else math.inf  # s = 0 lies in a gap
+        return min(across, abs(abs(s - nearest) - self.gap / 2), begins)
 
 
 @dataclass(frozen=True)

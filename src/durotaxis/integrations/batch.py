@@ -99,20 +99,6 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         )
 
 
-def check_device(device: Any) -> torch.device:
-    """The device of this name, if torch can compute on it here.
-
-    Raises:
-        UserError: it cannot.
-    """
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError, TypeError, ValueError):
-        raise UserError(f"this computer has no device '{device}' for torch; use cpu") from None
-    return found
-
-
 def check_seed(seed: Any, index: int) -> int:
     """The seed of colony `index`, if it is one.
 
@@ -166,7 +152,6 @@ class Batch:
         check_choice("observation_form", form, FORMS)
         if not _is_whole(num_colonies) or num_colonies < 1:
             raise UserError(f"num_envs is {num_colonies!r}; take an integer from 1")
-        device = check_device(device)
         self.config = config
         self.form: Form = "raw" if form == "raw" else "scaled"
         self.resting = invalid_action == "rest"

@@ -247,8 +247,9 @@ def _take(
 ) -> tuple[Transition, Arrays, dict[str, Any]]:
     """One step with an action of the level: transition, observation [B,...], information [B]."""
     there = None if waiting is None else waiting.to(batch.world.device)
+    wrong: torch.Tensor | int = 0
     if level == "node":
-        decoded, wrong = batch.decode_node(action), 0
+        decoded = batch.decode_node(action)
     else:
         decoded, wrong = batch.decode_global(action, there)
     transition, invalid = batch.step(decoded, there)

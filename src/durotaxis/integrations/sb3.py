@@ -103,7 +103,7 @@ class ColonyVecEnv(VecEnv):
         """
         if seed is None:
             return super().seed()
-        self._seeds = spread_seed(seed, self.num_envs)
+        self._seeds = [*spread_seed(seed, self.num_envs)]
         return self._seeds
 
     def reset(self) -> Arrays:
