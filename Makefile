@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 
 help:
 	@echo "make demo      train the agent of configs/quick.yaml and compare it (about ten minutes after the installation)"
-	@echo "make test      style, types and tests (at most eight minutes)"
+	@echo "make test      style, types and tests (at most ten minutes)"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make format    put every file into the house style"
 	@echo "make clean     remove .venv and caches"
