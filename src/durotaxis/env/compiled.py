@@ -22,12 +22,17 @@ from durotaxis.env.types import Observation
 
 @cache
 def compiled_look() -> Look:
-    """`observe_survey` compiled at its first call, once for any number of slots in use."""
-    compiled: Any = torch.compile(observe_survey, fullgraph=True)
+    """`observe_survey` compiled at its first call, once for any number of colonies and of slots in use.
+
+    Every configuration is compiled by itself, and so is a single colony. torch keeps eight such versions in
+    one process; beyond them it says so and runs the eager function.
+    """
+    compiled: Any = torch.compile(observe_survey)
 
     def look(now: Survey, hull: tuple[Tensor, Tensor], config: EnvConfig) -> Observation:
         slots = now.colony.capacity
         for value in (hull[0], now.s, now.t, now.stiffness, *vars(now.colony).values()):
+            torch._dynamo.maybe_mark_dynamic(value, 0)
             if value.dim() > 1 and value.shape[1] == slots:
                 torch._dynamo.maybe_mark_dynamic(value, 1)
         return compiled(now, hull, config)
