@@ -107,14 +107,24 @@ SCRIPTED: Mapping[str, ScriptedPolicy] = MappingProxyType(
 """Policy name -> policy."""
 
 
-def _front_and_rear(colony: Colony, substrate: Substrate, config: EnvConfig) -> tuple[Tensor, Tensor]:
+def front_order(colony: Colony, substrate: Substrate, config: EnvConfig) -> tuple[Tensor, Tensor]:
+    """Who is how far in front, and how many of them `delete_left` lets spawn.
+
+    Returns:
+        rank [B,N] int64 of the slots by s along `direction`, 0 the foremost, empty slots last; and the number
+        of the foremost that spawn, [B,1] int64: half (rounded up) while N < `critical_nodes`, then a quarter.
+    """
     s, _ = coordinates(colony.position, substrate)
     ranking = torch.where(colony.alive, s, -torch.inf).argsort(dim=1, descending=True, stable=True)
     place = torch.arange(colony.capacity, device=s.device).expand_as(ranking)
-    rank = torch.zeros_like(ranking).scatter(1, ranking, place)  # 0 = foremost
     count = colony.num_nodes[:, None]
     share = torch.where(count < config.critical_nodes, 2, 4)
-    num_spawning = (count + share - 1) // share
+    return torch.zeros_like(ranking).scatter(1, ranking, place), (count + share - 1) // share
+
+
+def _front_and_rear(colony: Colony, substrate: Substrate, config: EnvConfig) -> tuple[Tensor, Tensor]:
+    rank, num_spawning = front_order(colony, substrate, config)
+    count = colony.num_nodes[:, None]
     num_deleting = (count + num_spawning - config.critical_nodes).clamp_min(0)
     spawning = colony.alive & (rank < num_spawning)
     deleting = colony.alive & ~spawning & (rank >= count - num_deleting)

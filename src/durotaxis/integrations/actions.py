@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from durotaxis.agent.scripted import front_order
 from durotaxis.core.errors import UserError
 from durotaxis.env import Action, Colony, EnvConfig, Kind, Substrate, action_mask
-from durotaxis.env.substrate import coordinates
 from durotaxis.env.types import NUM_KINDS
 
 GLOBAL_ACTIONS = ("deleted_fraction", "max_step", "half_saturation", "noise", "angle")
@@ -39,13 +39,8 @@ def global_action(colony: Colony, substrate: Substrate, config: EnvConfig, actio
     Args:
         action: [B,5] float32 in [-1, 1], in the order of GLOBAL_ACTIONS.
     """
-    s, _ = coordinates(colony.position, substrate)
-    ranking = torch.where(colony.alive, s, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    place = torch.arange(colony.capacity, device=s.device).expand_as(ranking)
-    rank = torch.zeros_like(ranking).scatter(1, ranking, place)  # 0 = foremost
+    rank, num_spawning = front_order(colony, substrate, config)
     count = colony.num_nodes[:, None]
-    share = torch.where(count < config.critical_nodes, 2, 4)
-    num_spawning = (count + share - 1) // share
     fraction = 0.5 * (action[:, :1] + 1.0)
     num_deleting = (fraction * count).floor().to(torch.int64).minimum(count - num_spawning)
     num_deleting = torch.where(count > config.min_nodes, num_deleting, 0)
