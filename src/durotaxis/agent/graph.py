@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from durotaxis.env.types import Observation
+from durotaxis.fusion import GraphInput
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,12 @@ class FlatGraph:
     parent: Tensor  # [n] int64, row of the node's parent, -1 for roots
     batch: Tensor  # [n] int64, colony of each node, not decreasing
     graph: Tensor  # [B,G] float32, graph features
+
+    def to_input(self) -> GraphInput:
+        """The same graphs with an explicit list of edges, as pre-trained models of graphs take them."""
+        child = (self.parent >= 0).nonzero().squeeze(1)
+        edge_index = torch.stack([self.parent[child], child])
+        return GraphInput(self.nodes, edge_index, self.edges[child], self.batch, self.graph)
 
 
 def flatten(observation: Observation) -> FlatGraph:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from durotaxis.fusion.config import WSAConfig as WSAConfig
     from durotaxis.fusion.extractor import Intervention as Intervention
     from durotaxis.fusion.extractor import MultiPTMFeatureExtractor as MultiPTMFeatureExtractor
+    from durotaxis.fusion.graph import GraphInput as GraphInput
     from durotaxis.fusion.ptm import PTM as PTM
     from durotaxis.fusion.ptm import build_ptm as build_ptm
     from durotaxis.fusion.readout import sample_map as sample_map
@@ -47,6 +48,7 @@ _HOME = {
     "WSAConfig": "config",
     "Intervention": "extractor",
     "MultiPTMFeatureExtractor": "extractor",
+    "GraphInput": "graph",
     "PTM": "ptm",
     "build_ptm": "ptm",
     "sample_map": "readout",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from durotaxis.core.errors import UserError
 from durotaxis.fusion.combine import Fusion, MeanFusion
 from durotaxis.fusion.config import PTMConfig, WSAConfig, validated
+from durotaxis.fusion.graph import GraphInput
 from durotaxis.fusion.ptm import PTM, Readout, build_ptm
 from durotaxis.fusion.registry import PTMRecord
 from durotaxis.fusion.state_encoder import StateEncoder
@@ -133,7 +134,7 @@ class MultiPTMFeatureExtractor(nn.Module):
         *,
         points: Tensor | None = None,
         batch: Tensor | None = None,
-        graph: Any = None,
+        graph: GraphInput | None = None,
         cached: Mapping[str, Tensor] | None = None,
         gates: Tensor | None = None,
         return_attention: bool = False,
@@ -158,7 +159,7 @@ class MultiPTMFeatureExtractor(nn.Module):
         stored = cached or {}
         embeddings = torch.stack(
             [
-                ptm(image, points, batch, stored.get(ptm.name) if ptm.is_frozen else None)
+                ptm(image, points, batch, stored.get(ptm.name) if ptm.is_frozen else None, graph)
                 for ptm in self._ptms()
             ],
             dim=1,
@@ -170,7 +171,11 @@ class MultiPTMFeatureExtractor(nn.Module):
         return (representation, attention) if return_attention else representation
 
     def precompute(
-        self, image: Tensor, points: Tensor | None = None, batch: Tensor | None = None
+        self,
+        image: Tensor,
+        points: Tensor | None = None,
+        batch: Tensor | None = None,
+        graph: GraphInput | None = None,
     ) -> dict[str, Tensor]:
         """Outputs of the frozen models, {name: tensor}, to hand to `forward` as `cached`; no gradient.
 
@@ -185,7 +190,7 @@ class MultiPTMFeatureExtractor(nn.Module):
             batch = self._check(image, points, batch, None)
         with torch.no_grad():
             return {
-                ptm.name: ptm.features(image, points, batch).contiguous()
+                ptm.name: ptm.features(image, points, batch, graph).contiguous()
                 for ptm in self._ptms()
                 if ptm.is_frozen
             }

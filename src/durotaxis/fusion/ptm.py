@@ -17,6 +17,7 @@ from durotaxis.core.errors import UserError
 from durotaxis.core.shapes import Float
 from durotaxis.fusion.backbones import Backbone
 from durotaxis.fusion.config import PTMConfig
+from durotaxis.fusion.graph import GraphInput
 from durotaxis.fusion.readout import sample_map
 from durotaxis.fusion.registry import PTMRecord, ptm_type
 
@@ -84,6 +85,7 @@ class PTM(nn.Module):
         image: Float[Tensor, "B 3 H W"],
         points: Tensor | None = None,
         batch: Tensor | None = None,
+        graph: GraphInput | None = None,
     ) -> Tensor:
         """What may be cached: see `MultiPTMFeatureExtractor.precompute`."""
         maps = self.maps(image)
@@ -99,6 +101,7 @@ class PTM(nn.Module):
         points: Tensor | None = None,
         batch: Tensor | None = None,
         cached: Tensor | None = None,
+        graph: GraphInput | None = None,
     ) -> Float[Tensor, "R D"]:
         """Embedding of each row: images (`pooled`), or points (`sampled`, which needs points and batch).
 
