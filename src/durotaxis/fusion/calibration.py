@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from durotaxis.core.errors import UserError
 from durotaxis.core.shapes import Float
+from durotaxis.fusion.backbones import batch_norms
 from durotaxis.fusion.extractor import MultiPTMFeatureExtractor
 from durotaxis.fusion.ptm import PTM
 
@@ -41,7 +42,7 @@ def calibrate(extractor: MultiPTMFeatureExtractor, images: Float[Tensor, "M 3 H 
 
 
 def _set_statistics(backbone: nn.Module, prepared: Tensor) -> None:
-    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = batch_norms(backbone)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0

@@ -22,8 +22,10 @@ class PTMConfig(Config):
     """One pre-trained model.
 
     Attributes:
-        model_type: a name of the registry, such as `resnet18_random`.
-        name: unique within the extractor; by default the model type, then `..._2`, `..._3`.
+        model_type: a name of the registry, such as `resnet18_random`; or `hf:<repository or directory>`, an
+            image model of transformers; or `timm:<name>`.
+        name: unique within the extractor; by default the model type (of `hf:` and `timm:` the last part of
+            the path), then `..._2`, `..._3`.
         freeze: keep the backbone's weights as they are (its projection is trained all the same).
         seed: of a random initialisation. Default: for `resnetNN_random` the lowest seed unused by that
             type in the list; for `graph_cnn` drawn from the run's own random numbers.
@@ -95,7 +97,7 @@ def resolve_ptms(ptms: Sequence[PTMConfig]) -> tuple[PTMConfig, ...]:
         if ptm.name is None:
             changes["name"] = _unused_name(ptm_type(ptm.model_type).record.name, names)
             names.append(changes["name"])
-        if ptm.seed is None and ptm.model_type.endswith("_random"):
+        if ptm.seed is None and ptm.model_type.endswith("_random") and ":" not in ptm.model_type:
             changes["seed"] = next(s for s in range(len(ptms)) if (ptm.model_type, s) not in seeds)
             seeds.add((ptm.model_type, changes["seed"]))
         resolved.append(ptm.model_copy(update=changes))

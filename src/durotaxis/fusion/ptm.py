@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from durotaxis.core.errors import UserError
 from durotaxis.core.shapes import Float
-from durotaxis.fusion.backbones import Backbone, GraphBackbone
+from durotaxis.fusion.backbones import Backbone, GraphBackbone, batch_norms, is_unset
 from durotaxis.fusion.config import Pooling, PTMConfig
 from durotaxis.fusion.graph import GraphInput
 from durotaxis.fusion.readout import pool_map, pool_nodes, sample_map
@@ -65,8 +65,7 @@ class PTM(nn.Module):
         self.projection = nn.Linear(record.width * (2 if readout == "sampled" else 1), embedding_dim)
         self.register_buffer("mean", torch.tensor(record.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(record.std).view(1, -1, 1, 1), persistent=False)
-        statistics = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-        uncalibrated = bool(statistics) and record.sha256 is None
+        uncalibrated = record.sha256 is None and any(map(is_unset, batch_norms(backbone)))
         self.register_buffer("calibrated", torch.tensor(not uncalibrated))
 
     @property

@@ -7,6 +7,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from durotaxis.core.errors import UserError
 from durotaxis.fusion.graph import GraphInput
@@ -58,6 +59,18 @@ def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu", generator=generator)
         elif isinstance(child, nn.BatchNorm2d | nn.GroupNorm):
             child.reset_parameters()
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """All BatchNorm layers that keep running statistics, of whatever dimension."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+def is_unset(norm: _BatchNorm) -> bool:
+    """Whether a BatchNorm's statistics are still those of its construction, mean 0 and variance 1."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
 
 
 def seeded_generator(seed: int | None) -> torch.Generator | None:
