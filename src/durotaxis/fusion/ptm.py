@@ -109,6 +109,12 @@ class PTM(nn.Module):
         with torch.no_grad() if constant else nullcontext():
             return self.backbone(graph)
 
+    def pooled(self, given: Float[Tensor, "B 3 H W"] | GraphInput) -> Float[Tensor, "B F"]:
+        """One vector per image, or per graph for a model that reads graphs, whatever the readout."""
+        if isinstance(given, GraphInput):
+            return pool_nodes(self.nodes(given), given.batch, len(given.graph), self.pooling)
+        return self._look(given)[1]
+
     def features(
         self,
         image: Float[Tensor, "B 3 H W"],

@@ -65,3 +65,14 @@ def pool_nodes(
 ) -> Float[Tensor, "B F"]:
     """Mean or maximum (`pooling`: `mean`, `max`) over the nodes of each graph; 0 for an empty one."""
     return (segment_max if pooling == "max" else segment_mean)(nodes, batch, num_graphs)
+
+
+def spread(features: Float[Tensor, "B F"]) -> float:
+    """How much features vary: standard deviation over rows relative to the root mean square.
+
+    0 for rows that are all equal, about 1 for features around 0; NaN if one is not finite.
+    """
+    if not bool(features.isfinite().all()):
+        return float("nan")
+    size = features.square().mean().sqrt().clamp_min(1e-12)
+    return float(features.std(0).square().mean().sqrt() / size)

@@ -138,7 +138,7 @@ def register_ptm(
     weights: str | Path | None = None,
     source: str = "registered by the user",
     licence: str = "unknown",
-    reads: Literal["image", "graph"] = "image",
+    reads: str = "image",
     node_dim: int | None = None,
     edge_dim: int | None = None,
 ) -> None:
@@ -194,7 +194,7 @@ def register_ptm(
         std=tuple(std) if reads == "image" else (),
         tap="output",
         taps={"output": width},
-        reads=reads,
+        reads="graph" if reads == "graph" else "image",
         node_dim=node_dim,
         edge_dim=edge_dim,
     )
@@ -221,7 +221,7 @@ def ptm_type(model_type: str) -> PTMType:
         return _family_type(model_type, place)
     near = difflib.get_close_matches(model_type, _REGISTRY, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    known = ", ".join([*sorted(_REGISTRY), *(family.form for family in _FAMILIES.values())])
+    known = ", ".join([*sorted(_REGISTRY), *family_forms()])
     raise UserError(f"unknown model_type '{model_type}'; {hint}known are {known}")
 
 
@@ -244,6 +244,11 @@ def _family_type(model_type: str, place: str) -> PTMType:
         taps={},
     )
     return PTMType(record, family.build, family.options)
+
+
+def family_forms() -> tuple[str, ...]:
+    """How model types of a family are written, such as `hf:<repository or directory>`."""
+    return tuple(family.form for family in _FAMILIES.values())
 
 
 def list_ptms() -> tuple[PTMRecord, ...]:

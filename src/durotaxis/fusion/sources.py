@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from durotaxis.core.errors import UserError
+from durotaxis.fusion.registry import ptm_type
 
 _FILE = "model.safetensors"
 _DIRECTORY_FILES = (_FILE, "pytorch_model.bin")
@@ -138,11 +139,49 @@ def find_directory(model_type: str, place: str) -> ModelDirectory:
 
 def directory_at_hand(repository: str) -> Path | None:
     """A repository's snapshot in the hub's cache, without asking the network."""
+    if not _REPOSITORY.fullmatch(repository):
+        return None
     from huggingface_hub import try_to_load_from_cache
 
     described = try_to_load_from_cache(repository, "config.json")
     weights = try_to_load_from_cache(repository, _FILE)
     return Path(weights).parent if isinstance(described, str) and isinstance(weights, str) else None
+
+
+def needs_weights(model_type: str) -> bool:
+    """Whether a model type cannot be built without pre-trained weights."""
+    entry = ptm_type(model_type)
+    return entry.hub is not None or entry.is_packaged or not entry.record.taps
+
+
+def at_hand(model_type: str) -> Path | None:
+    """Weights, or the directory of an `hf:` model, already on this machine; the network is not asked."""
+    entry, (family, _, place) = ptm_type(model_type), model_type.partition(":")
+    if family == "hf":
+        return Path(place).expanduser() if Path(place).expanduser().is_dir() else directory_at_hand(place)
+    return weights_at_hand(model_type, _hub(model_type, entry.hub))
+
+
+def fetch(model_type: str) -> Path:
+    """Weights or directory of a model type, downloaded if they are not at hand, digests compared.
+
+    Raises MissingWeightsError if they cannot be had, UserError if the model needs none or a digest differs.
+    """
+    if not needs_weights(model_type):
+        raise UserError(f"{model_type}: needs no weights; there is nothing to fetch")
+    family, _, place = model_type.partition(":")
+    if family == "hf":
+        return find_directory(model_type, place).path
+    return find_weights(model_type, _hub(model_type, ptm_type(model_type).hub), None, None).path
+
+
+def _hub(model_type: str, hub: str | None) -> str | None:
+    """Repository of a model type; timm is asked for those of `timm:` models."""
+    if not model_type.startswith("timm:"):
+        return hub
+    from durotaxis.fusion.backbones.timm import describe
+
+    return describe(model_type)[1].hf_hub_id
 
 
 def _download_snapshot(repository: str) -> tuple[Path | None, str]:

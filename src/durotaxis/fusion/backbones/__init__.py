@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from durotaxis.core.errors import UserError
 from durotaxis.fusion.graph import GraphInput
 
 
@@ -36,9 +35,9 @@ class Backbone(Trunk):
     def with_token(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The map [B, F, h, w], and the model's own summary of each image [B, F].
 
-        Raises UserError unless the model has a summary of its own at this tap (`PTMRecord.token_tap`).
+        Only for models whose record states a `token_tap`, and there alone.
         """
-        raise UserError(f"{type(self).__name__} has no summary of its own; use pooling 'mean' or 'max'")
+        raise NotImplementedError(f"{type(self).__name__} has no summary of its own")
 
 
 class GraphBackbone(Trunk):

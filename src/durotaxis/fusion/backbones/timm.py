@@ -36,11 +36,8 @@ def build_timm(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecor
     Raises UserError if timm cannot be imported or knows no such model, or if weights cannot be had or do
     not fit.
     """
-    timm = _import_timm()
     name, architecture = config.model_type, config.model_type.removeprefix("timm:")
-    described = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
-    if described is None:
-        raise UserError(f"{name}: timm has no such model; see timm.list_models(pretrained=True)")
+    timm, described = describe(name)
     file = find_weights(name, described.hf_hub_id, config.weights, config.sha256)
     state = read_state(file.path)
     refuse_misfit(file.path, [listed("not finite", not_finite(state))])
@@ -78,6 +75,15 @@ def build_timm(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecor
         tap=tap,
         taps={module: info["num_chs"] for module, info in places.items()},
     )
+
+
+def describe(model_type: str) -> tuple[Any, Any]:
+    """The module timm, and its description of a pre-trained model. Raises UserError without either."""
+    timm, architecture = _import_timm(), model_type.removeprefix("timm:")
+    described = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    if described is None:
+        raise UserError(f"{model_type}: timm has no such model; see timm.list_models(pretrained=True)")
+    return timm, described
 
 
 def _import_timm() -> Any:
