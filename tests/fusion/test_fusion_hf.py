@@ -457,3 +457,24 @@ def test_a_repository_is_downloaded_as_a_whole(saved, monkeypatch, tmp_path):
     assert asked == [
         ("owner/tiny-vit", ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"])
     ]
+
+
+def test_transformers_that_cannot_import_its_models_is_explained(saved, monkeypatch):
+    import transformers
+
+    def fail(*arguments):
+        raise ModuleNotFoundError("Could not import module 'ViTModel'")
+
+    monkeypatch.setattr(type(transformers.MODEL_MAPPING), "get", fail)
+    with pytest.raises(UserError, match=r"Could not import module 'ViTModel'.*torchvision"):
+        load(saved[1] / "vit")
+
+
+def test_a_summary_of_another_width_is_none(tmp_path):
+    import transformers as hf
+
+    hf.ViTModel(hf.ViTConfig(image_size=32, patch_size=8, pooler_output_size=7, **TOKENS)).save_pretrained(
+        tmp_path
+    )
+    hf.ViTImageProcessorPil().save_pretrained(tmp_path)
+    assert load(tmp_path).record.token_tap is None

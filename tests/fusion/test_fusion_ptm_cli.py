@@ -134,11 +134,14 @@ def test_fetch_downloads_and_opens(call, empty_cache, monkeypatch, tmp_path):
 def test_fetch_without_a_network_says_so_at_once(call, empty_cache, monkeypatch, name):
     import socket
 
+    from durotaxis.fusion import sources
+
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(sources, "_REACH_SECONDS", 0.3)
 
     def slow(*arguments, **options):
-        time.sleep(3)
+        time.sleep(2)
         raise OSError
 
     monkeypatch.setattr(socket, "create_connection", slow)

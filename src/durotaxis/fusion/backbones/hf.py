@@ -133,7 +133,10 @@ def build_hf(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]
         _cut(model, family, position, is_last, is_last and config.pooling == "token")
     backbone = HFBackbone(model, _patch(settings) if family is None or family.has_tokens else None)
     side, width = _try(backbone, name, taps[tap], _sides(settings, side, config.upsample))
-    has_summary = has_pooler and (family is not None or _has_summary(backbone, side, width))
+    if family is None:
+        has_summary = has_pooler and _has_summary(backbone, side, width)
+    else:
+        has_summary = has_pooler and getattr(settings, "pooler_output_size", width) in (None, width)
     return backbone, dataclasses.replace(
         record,
         source=directory.source,
@@ -218,7 +221,13 @@ def _load(settings: Any, state: dict[str, Tensor], path: Path) -> tuple[nn.Modul
     """
     from transformers import MODEL_MAPPING
 
-    kind = MODEL_MAPPING.get(type(settings), None)
+    try:
+        kind = MODEL_MAPPING.get(type(settings), None)
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"transformers cannot import its '{settings.model_type}' ({first_line(error)}). The usual cause is "
+            "a torchvision that was not built for this torch: uninstall it, or install the one that was"
+        ) from error
     if not isinstance(kind, type) or getattr(kind, "main_input_name", None) != "pixel_values":
         raise UserError(
             f"{path.parent}: '{settings.model_type}' is no image model; name one that reads images"
