@@ -225,8 +225,8 @@ def _load(settings: Any, state: dict[str, Tensor], path: Path) -> tuple[nn.Modul
         kind = MODEL_MAPPING.get(type(settings), None)
     except (ImportError, RuntimeError) as error:
         raise UserError(
-            f"transformers cannot import its '{settings.model_type}' ({first_line(error)}). The usual cause is "
-            "a torchvision that was not built for this torch: uninstall it, or install the one that was"
+            f"transformers cannot import its '{settings.model_type}' ({first_line(error)}). The usual "
+            "cause is a torchvision not built for this torch: uninstall it, or install the one that was"
         ) from error
     if not isinstance(kind, type) or getattr(kind, "main_input_name", None) != "pixel_values":
         raise UserError(
