@@ -1,6 +1,7 @@
 """Image models of transformers, built small, saved in their real format: equal to transformers, or refused."""
 
 import json
+import logging.handlers
 import shutil
 
 import pytest
@@ -255,12 +256,15 @@ def refused(place, message):
     ],
 )
 def test_weights_that_do_not_fit_are_refused(saved, tmp_path, change, message, capfd):
+    reports = logging.handlers.BufferingHandler(100)
+    logging.getLogger("transformers").addHandler(reports)
     place = copy(saved, "vit", tmp_path)
     state = load_file(place / "model.safetensors")
     change(state)
     save_file(state, place / "model.safetensors")
     refused(place, message)
-    assert capfd.readouterr().err == ""
+    logging.getLogger("transformers").removeHandler(reports)
+    assert (capfd.readouterr().err, reports.buffer) == ("", [])
 
 
 def test_a_head_for_a_task_is_left_out_and_a_missing_pooler_is_no_summary(saved, tmp_path):
