@@ -31,6 +31,7 @@ VERBS = {
     "config schema",
     "config check",
     "ptm list",
+    "ptm fetch",
     "ptm check",
     "doctor",
 }

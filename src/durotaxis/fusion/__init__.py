@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from durotaxis.fusion.backbones import Backbone as Backbone
+    from durotaxis.fusion.backbones import GraphBackbone as GraphBackbone
     from durotaxis.fusion.calibration import MIN_CALIBRATION_IMAGES as MIN_CALIBRATION_IMAGES
     from durotaxis.fusion.calibration import calibrate as calibrate
+    from durotaxis.fusion.check import ParameterCount as ParameterCount
     from durotaxis.fusion.check import PTMCheck as PTMCheck
     from durotaxis.fusion.check import check_ptm as check_ptm
+    from durotaxis.fusion.check import parameter_table as parameter_table
     from durotaxis.fusion.combine import Fusion as Fusion
     from durotaxis.fusion.combine import MeanFusion as MeanFusion
     from durotaxis.fusion.config import PTMConfig as PTMConfig
@@ -38,10 +41,13 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Backbone": "backbones",
+    "GraphBackbone": "backbones",
     "MIN_CALIBRATION_IMAGES": "calibration",
     "calibrate": "calibration",
     "PTMCheck": "check",
+    "ParameterCount": "check",
     "check_ptm": "check",
+    "parameter_table": "check",
     "Fusion": "combine",
     "MeanFusion": "combine",
     "PTMConfig": "config",

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from durotaxis.core.errors import UserError
 from durotaxis.core.shapes import Float
+from durotaxis.fusion.backbones import batch_norms
+from durotaxis.fusion.check import SPREAD_FLOOR
 from durotaxis.fusion.extractor import MultiPTMFeatureExtractor
 from durotaxis.fusion.ptm import PTM
+from durotaxis.fusion.readout import pool_map, spread
 
 MIN_CALIBRATION_IMAGES = 512
 
@@ -24,7 +27,8 @@ def calibrate(extractor: MultiPTMFeatureExtractor, images: Float[Tensor, "M 3 H 
     calibrated, pre-trained or trainable are left alone, so a second call changes nothing. Call it before
     the first rollout, and before `frozen_hash` is taken. The result is part of the state dict.
 
-    Raises UserError for fewer than `MIN_CALIBRATION_IMAGES` images, or images that are all equal.
+    Raises UserError for fewer than `MIN_CALIBRATION_IMAGES` images, images that are all equal, or a model
+    whose features of them are not finite or all the same.
     """
     names = extractor.needs_calibration()
     if not names:
@@ -35,18 +39,27 @@ def calibrate(extractor: MultiPTMFeatureExtractor, images: Float[Tensor, "M 3 H 
         raise UserError("calibration images are all equal; take them from a rollout")
     for ptm in cast(list[PTM], list(extractor.ptms)):
         if ptm.name in names:
-            _set_statistics(ptm.backbone, ptm.prepare(images))
+            features = pool_map(_set_statistics(ptm.backbone, ptm.prepare(images)), "mean")
+            found = spread(features)
+            if not found > SPREAD_FLOOR:
+                what = "NaN or infinite" if found != found else "the same for all of them"
+                raise UserError(
+                    f"{ptm.name}: its features of the calibration images are {what}; such a model tells the "
+                    "agent nothing. Look at it with `durotaxis ptm check`, or take another one"
+                )
             ptm.calibrated.fill_(True)
     return names
 
 
-def _set_statistics(backbone: nn.Module, prepared: Tensor) -> None:
-    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+def _set_statistics(backbone: nn.Module, prepared: Tensor) -> Tensor:
+    """Take the statistics of every BatchNorm from its own input; returns the maps that result."""
+    norms = batch_norms(backbone)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
         norm.training = True
-    backbone(prepared)
+    maps = backbone(prepared)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.training = False
+    return maps

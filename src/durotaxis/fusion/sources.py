@@ -13,15 +13,20 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from durotaxis.core.errors import UserError
+from durotaxis.fusion.registry import ptm_type
 
 _FILE = "model.safetensors"
 _DIRECTORY_FILES = (_FILE, "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.\-]*/[\w.\-]+")
+_SNAPSHOT = ("config.json", "preprocessor_config.json", "README.md", _FILE)
 _REACH_SECONDS = 1.5
 _DATA = Path(__file__).parent / "data"
 
@@ -54,16 +59,138 @@ def find_weights(model_type: str, hub: str | None, weights: str | None, sha256: 
         path = _local_file(model_type, Path(weights).expanduser())
     else:
         path = weights_at_hand(model_type, hub) or _fetch(model_type, hub)
+    return WeightsFile(path, checked_sha256(model_type, path, sha256), _revision(path.parent))
+
+
+def checked_sha256(model_type: str, path: Path, sha256: str | None) -> str:
+    """Digest of a weights file, after comparing it with every digest that is stated somewhere.
+
+    Those are `sha256` (or its beginning), the one in the file's name, and in the hub's cache the name of
+    the blob that the file links to. Raises UserError if one differs.
+    """
     digest = file_sha256(path)
-    named = _NAMED_HASH.search(path.name)
-    for expected, where in ((sha256, "the config"), (named and named[1], "its name")):
+    named, blob = _NAMED_HASH.search(path.name), path.resolve().name
+    stated = (
+        (sha256, "the config"),
+        (named and named[1], "its name"),
+        (blob if _DIGEST.match(blob) else None, "the hub"),
+    )
+    for expected, where in stated:
         if expected and not digest.startswith(expected):
             raise UserError(
                 f"{model_type}: {path} has sha256 {digest[: len(expected)]}, but {where} says {expected}; "
                 "the file is damaged or another one: fetch it again"
             )
-    snapshot = path.parent.name if path.parent.parent.name == "snapshots" else None
-    return WeightsFile(path, digest, snapshot)
+    return digest
+
+
+def _revision(directory: Path) -> str | None:
+    """The commit that a directory of the hub's cache is a snapshot of."""
+    return directory.name if directory.parent.name == "snapshots" else None
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A model in transformers' format: `config.json`, weights, perhaps an image processor and a card."""
+
+    path: Path
+    source: str
+    revision: str | None
+
+    def weights(self, model_type: str) -> Path:
+        """The one weights file. Raises UserError if there is none, or the weights lie in several."""
+        for name in _DIRECTORY_FILES:
+            if (self.path / name).is_file():
+                return self.path / name
+        shards = sorted(file.name for file in self.path.glob("*.index.json"))
+        why = f"its weights lie in several files ({shards[0]})" if shards else "it holds no weights"
+        raise MissingWeightsError(
+            f"{model_type}: {self.path} cannot be used, because {why}; save the model as one {_FILE}"
+        )
+
+
+def find_directory(model_type: str, place: str) -> ModelDirectory:
+    """Locate a model in transformers' format.
+
+    Args:
+        model_type: appears in errors.
+        place: a directory; otherwise a repository `owner/name` on the hub, from its cache or downloaded.
+
+    Raises MissingWeightsError if there is neither.
+    """
+    directory = Path(place).expanduser()
+    if directory.is_dir():
+        return ModelDirectory(directory, str(directory), _revision(directory))
+    if not _REPOSITORY.fullmatch(place):
+        raise MissingWeightsError(
+            f"{model_type}: directory '{place}' does not exist, and it is no repository 'owner/name'"
+        )
+    path = directory_at_hand(place)
+    if path is None:
+        path, reason = _download_snapshot(place)
+        if path is None:
+            raise MissingWeightsError(
+                f"{model_type}: there is no directory '{place}' here, the repository of that name is not in "
+                f"the hub's cache ({_cache()}), and {reason}. Ways out: name a directory in transformers' "
+                "format, `hf:PATH`; or run once with network access"
+            )
+    return ModelDirectory(path, f"hub: {place}", _revision(path))
+
+
+def directory_at_hand(repository: str) -> Path | None:
+    """A repository's snapshot in the hub's cache, without asking the network."""
+    if not _REPOSITORY.fullmatch(repository):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    described = try_to_load_from_cache(repository, "config.json")
+    weights = try_to_load_from_cache(repository, _FILE)
+    return Path(weights).parent if isinstance(described, str) and isinstance(weights, str) else None
+
+
+def needs_weights(model_type: str) -> bool:
+    """Whether a model type cannot be built without pre-trained weights."""
+    entry = ptm_type(model_type)
+    return entry.hub is not None or entry.is_packaged or not entry.record.taps
+
+
+def at_hand(model_type: str) -> Path | None:
+    """Weights, or the directory of an `hf:` model, already on this machine; the network is not asked."""
+    entry, (family, _, place) = ptm_type(model_type), model_type.partition(":")
+    if family == "hf":
+        return Path(place).expanduser() if Path(place).expanduser().is_dir() else directory_at_hand(place)
+    return weights_at_hand(model_type, _hub(model_type, entry.hub))
+
+
+def fetch(model_type: str) -> Path:
+    """Weights or directory of a model type, downloaded if they are not at hand, digests compared.
+
+    Raises MissingWeightsError if they cannot be had, UserError if the model needs none or a digest differs.
+    """
+    if not needs_weights(model_type):
+        raise UserError(f"{model_type}: needs no weights; there is nothing to fetch")
+    family, _, place = model_type.partition(":")
+    if family == "hf":
+        return find_directory(model_type, place).path
+    return find_weights(model_type, _hub(model_type, ptm_type(model_type).hub), None, None).path
+
+
+def _hub(model_type: str, hub: str | None) -> str | None:
+    """Repository of a model type; timm is asked for those of `timm:` models."""
+    if not model_type.startswith("timm:"):
+        return hub
+    from durotaxis.fusion.backbones.timm import describe
+
+    return describe(model_type)[1].hf_hub_id
+
+
+def _download_snapshot(repository: str) -> tuple[Path | None, str]:
+    from huggingface_hub import snapshot_download
+
+    reason = _obstacle()
+    if reason is not None:
+        return None, reason
+    return _asked(lambda: snapshot_download(repository, allow_patterns=list(_SNAPSHOT)))
 
 
 def weights_at_hand(model_type: str, hub: str | None) -> Path | None:
@@ -106,24 +233,17 @@ def _local_file(model_type: str, path: Path) -> Path:
 
 def _fetch(model_type: str, hub: str | None) -> Path:
     """Download from the hub, or say within two seconds why not."""
-    from huggingface_hub import constants
-
     if hub is None:
         raise MissingWeightsError(
             f"{model_type}: no weights at {_DATA / model_type}.safetensors; name a file in `weights`"
         )
-    if _offline():
-        reason = "the hub was not asked, because HF_HUB_OFFLINE is set"
-    elif not _reachable(constants.ENDPOINT):
-        reason = f"{constants.ENDPOINT} cannot be reached from here"
-    else:
-        path, reason = _download(hub)
-        if path is not None:
-            return path
+    path, reason = _download(hub)
+    if path is not None:
+        return path
     raise MissingWeightsError(
         f"{model_type}: pre-trained weights are missing. Looked for {_FILE} of {hub} in the hub's cache "
-        f"({constants.HF_HUB_CACHE}), and {reason}. Ways out: add `weights: PATH` (torchvision's file, or a "
-        f"directory in transformers' format) to this PTM; run once with network access; or use "
+        f"({_cache()}), and {reason}. Ways out: add `weights: PATH` (torchvision's file, or a directory in "
+        f"transformers' format) to this PTM; run once with network access; or use "
         f"{model_type.split('_')[0]}_random, which needs no download"
     )
 
@@ -131,15 +251,39 @@ def _fetch(model_type: str, hub: str | None) -> Path:
 def _download(hub: str) -> tuple[Path | None, str]:
     """Path of the downloaded file, or None and the reason."""
     from huggingface_hub import hf_hub_download
+
+    reason = _obstacle()
+    return (None, reason) if reason is not None else _asked(lambda: hf_hub_download(hub, _FILE))
+
+
+def _asked(download: Callable[[], str]) -> tuple[Path | None, str]:
+    """What a download gave, or None and why it failed."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # The hub's error derives from its HTTP library's base error, which a broken transfer raises bare.
     failures: tuple[type[BaseException], ...] = (OSError, HfHubHTTPError.__mro__[1])
     try:
-        return Path(hf_hub_download(hub, _FILE)), ""
+        return Path(download()), ""
     except failures as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         return None, f"the hub answered: {first_line}"
+
+
+def _cache() -> str:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
+
+
+def _obstacle() -> str | None:
+    """Why the hub need not be asked; None if it may answer."""
+    from huggingface_hub import constants
+
+    if _offline():
+        return "the hub was not asked, because HF_HUB_OFFLINE is set"
+    if not _reachable(constants.ENDPOINT):
+        return f"{constants.ENDPOINT} cannot be reached from here"
+    return None
 
 
 def _offline() -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from durotaxis.core.errors import UserError
@@ -79,7 +80,7 @@ def read_resnet(path: Path) -> dict[str, Tensor]:
     The classifier is left out. Raises UserError if a transformers config beside the file states a stride
     layout that differs from torchvision's.
     """
-    layout = _read_json(path.with_name("config.json"))
+    layout = read_json(path.with_name("config.json"))
     for key in ("downsample_in_first_stage", "downsample_in_bottleneck"):
         if layout.get(key):
             raise UserError(
@@ -103,35 +104,71 @@ def load_matching(
     """
     needed = {key for key in whole if not key.endswith("num_batches_tracked")}
     problems = [
-        _listed("missing", sorted(needed - state.keys())),
-        _listed("unexpected", sorted(state.keys() - whole.keys())),
-        _listed("wrong shape", _misshapen(state, whole)),
-        _listed(
-            "not finite", sorted(k for k in needed & state.keys() if not bool(state[k].isfinite().all()))
-        ),
+        listed("missing", sorted(needed - state.keys())),
+        listed("unexpected", sorted(state.keys() - whole.keys())),
+        listed("wrong shape", _misshapen(state, whole)),
+        listed("not finite", not_finite({key: state[key] for key in needed & state.keys()})),
     ]
-    if any(problems):
-        raise UserError(f"{path}: these weights do not fit: {'; '.join(filter(None, problems))}")
+    refuse_misfit(path, problems)
     own = module.state_dict()
     counters = {key: torch.zeros_like(own[key]) for key in own if key not in needed}
     module.load_state_dict(counters | {key: state[key] for key in own if key in state})
 
 
 def image_statistics(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and std of the image processor saved beside the weights, if there is one.
+    """Mean and std, for images in [0, 1], of the image processor saved beside the weights, if there is one.
 
-    Raises UserError unless they are three numbers each, with positive std.
+    A processor multiplies pixels in [0, 255] by its `rescale_factor`, then normalises; both are folded into
+    mean and std. Raises UserError unless they are three numbers each, with positive std, or where the
+    processor reorders the colours.
     """
     processor_path = path.with_name("preprocessor_config.json")
-    processor = _read_json(processor_path)
-    if "image_mean" not in processor and "image_std" not in processor:
+    processor = read_json(processor_path)
+    if not {"image_mean", "image_std", "do_normalize"} & processor.keys():
         return None
-    mean, std = (_three_numbers(processor.get(key)) for key in ("image_mean", "image_std"))
-    if mean is None or std is None or min(std) <= 0:
+    if processor.get("do_flip_channel_order"):
+        raise UserError(
+            f"{processor_path}: do_flip_channel_order is not supported; colours are red, green, blue"
+        )
+    scale = 255 * processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 255
+    if not isinstance(scale, int | float) or scale <= 0:
+        raise UserError(f"{processor_path}: rescale_factor must be a positive number")
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    if processor.get("do_normalize", True):
+        stated = (_three_numbers(processor.get(key)) for key in ("image_mean", "image_std"))
+        mean, std = (numbers or () for numbers in stated)
+    if not mean or not std or min(std) <= 0:
         raise UserError(
             f"{processor_path}: image_mean and image_std must be three numbers each, std positive"
         )
-    return mean, std
+    return tuple(value / scale for value in mean), tuple(value / scale for value in std)
+
+
+def licence_of(directory: Path) -> str:
+    """The licence that the model card beside the weights states (`README.md`, between its `---` lines)."""
+    unknown = "unknown, see the repository"
+    card = directory / "README.md"
+    if not card.is_file():
+        return unknown
+    front = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        stated = yaml.safe_load(front[1]) if front else None
+    except yaml.YAMLError:
+        return unknown
+    licence = stated.get("license") if isinstance(stated, dict) else None
+    return licence if isinstance(licence, str) else unknown
+
+
+def refuse_misfit(path: Path, problems: Sequence[str]) -> None:
+    """Raise UserError that lists what does not fit, unless there is nothing (empty strings)."""
+    if any(problems):
+        raise UserError(f"{path}: these weights do not fit: {'; '.join(filter(None, problems))}")
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors with a NaN or an infinity, in order."""
+    return sorted(key for key, value in state.items() if not bool(value.isfinite().all()))
 
 
 def _three_numbers(values: object) -> tuple[float, ...] | None:
@@ -140,7 +177,8 @@ def _three_numbers(values: object) -> tuple[float, ...] | None:
     return tuple(map(float, values)) if all(isinstance(value, int | float) for value in values) else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file. Raises UserError if it is damaged."""
     if not path.is_file():
         return {}
     try:
@@ -160,7 +198,8 @@ def _misshapen(state: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> list
     ]
 
 
-def _listed(label: str, items: Sequence[str], limit: int = 3) -> str:
+def listed(label: str, items: Sequence[str], limit: int = 3) -> str:
+    """`label a, b, c and 2 more`; empty for no items."""
     if not items:
         return ""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""

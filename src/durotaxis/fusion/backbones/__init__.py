@@ -1,28 +1,51 @@
-"""Trunks that turn an image into one spatial map."""
+"""Trunks that turn an image into one spatial map, or a graph into features of its nodes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from durotaxis.fusion.graph import GraphInput
 
 
-class Backbone(nn.Module, ABC):
-    """A trunk that stops at its tap: images [B, 3, H, W], normalised, to a map [B, F, h, w].
+class Trunk(nn.Module, ABC):
+    """A network that is always in eval mode: `train()` changes nothing.
 
-    Always in eval mode: `train()` changes nothing. A policy gradient compares log-probabilities of the
-    rollout with those of the update, so batch statistics and dropout must not differ between the two;
-    whether the weights learn is the business of `requires_grad` alone.
+    A policy gradient compares log-probabilities of the rollout with those of the update, so batch
+    statistics and dropout must not differ between the two; whether the weights learn is the business of
+    `requires_grad` alone.
     """
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode, whatever is asked for."""
+        return super().train(False)
+
+
+class Backbone(Trunk):
+    """A trunk for images that stops at its tap."""
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
-        """Map of the image at the tap."""
+        """Normalised images [B, 3, H, W] to a map [B, F, h, w]."""
 
-    def train(self, mode: bool = True) -> Backbone:
-        """Stay in eval mode, whatever is asked for."""
-        return super().train(False)
+    def with_token(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The map [B, F, h, w], and the model's own summary of each image [B, F].
+
+        Only for models whose record states a `token_tap`, and there alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no summary of its own")
+
+
+class GraphBackbone(Trunk):
+    """A trunk for graphs."""
+
+    @abstractmethod
+    def forward(self, graph: GraphInput) -> Tensor:
+        """Features of every node, [n, F]."""
 
 
 def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
@@ -35,6 +58,18 @@ def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu", generator=generator)
         elif isinstance(child, nn.BatchNorm2d | nn.GroupNorm):
             child.reset_parameters()
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """All BatchNorm layers that keep running statistics, of whatever dimension."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+def is_unset(norm: _BatchNorm) -> bool:
+    """Whether a BatchNorm's statistics are still those of its construction, mean 0 and variance 1."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
 
 
 def seeded_generator(seed: int | None) -> torch.Generator | None:
