@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from durotaxis.fusion.backbones import Backbone as Backbone
+    from durotaxis.fusion.baselines import RULES as RULES
+    from durotaxis.fusion.baselines import ConcatFusion as ConcatFusion
+    from durotaxis.fusion.baselines import DotProductFusion as DotProductFusion
+    from durotaxis.fusion.baselines import FirstFusion as FirstFusion
+    from durotaxis.fusion.baselines import PaperFusion as PaperFusion
+    from durotaxis.fusion.baselines import ProjectedConcatFusion as ProjectedConcatFusion
     from durotaxis.fusion.calibration import MIN_CALIBRATION_IMAGES as MIN_CALIBRATION_IMAGES
     from durotaxis.fusion.calibration import calibrate as calibrate
     from durotaxis.fusion.check import PTMCheck as PTMCheck
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from durotaxis.fusion.combine import Fusion as Fusion
     from durotaxis.fusion.combine import MeanFusion as MeanFusion
     from durotaxis.fusion.config import PTMConfig as PTMConfig
+    from durotaxis.fusion.config import TemperatureSchedule as TemperatureSchedule
     from durotaxis.fusion.config import WSAConfig as WSAConfig
     from durotaxis.fusion.extractor import Intervention as Intervention
     from durotaxis.fusion.extractor import MultiPTMFeatureExtractor as MultiPTMFeatureExtractor
@@ -38,6 +45,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Backbone": "backbones",
+    "RULES": "baselines",
+    "PaperFusion": "baselines",
+    "DotProductFusion": "baselines",
+    "ProjectedConcatFusion": "baselines",
+    "ConcatFusion": "baselines",
+    "FirstFusion": "baselines",
     "MIN_CALIBRATION_IMAGES": "calibration",
     "calibrate": "calibration",
     "PTMCheck": "check",
@@ -45,6 +58,7 @@ _HOME = {
     "Fusion": "combine",
     "MeanFusion": "combine",
     "PTMConfig": "config",
+    "TemperatureSchedule": "config",
     "WSAConfig": "config",
     "Intervention": "extractor",
     "MultiPTMFeatureExtractor": "extractor",
