@@ -138,9 +138,9 @@ def test_frozen_parts_run_once_per_observation():
     class Counting(ToyPolicy):
         computed = 0
 
-        def precompute(self, observation):
+        def precompute(self, observation, keys=None):
             self.computed += 1
-            return super().precompute(observation)
+            return super().precompute(observation, keys)
 
     policy = Counting()
     rollout_of(policy, num_steps=5, limit=99)

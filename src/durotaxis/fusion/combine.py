@@ -48,7 +48,6 @@ class Fusion(nn.Module, ABC):
         have none to force.
         """
 
-    @final
     def forward(
         self,
         context: Float[Tensor, "R C"],

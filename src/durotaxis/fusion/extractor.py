@@ -206,6 +206,11 @@ class MultiPTMFeatureExtractor(nn.Module):
             raise UserError(f"{name} is the only open PTM; open another one before closing it")
         _gate(ptm).fill_(gate)
 
+    @property
+    def intervention(self) -> Intervention | None:
+        """What is forced now; see `intervene`."""
+        return self._intervention
+
     def follow_schedules(self, step: int) -> None:
         """Set gates and temperature to what they are after `step` environment steps, where they follow it."""
         for config in self._config.ptms:

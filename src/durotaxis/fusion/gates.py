@@ -27,9 +27,7 @@ def gate_at(ptm: PTMConfig, step: int) -> float:
     return FIRST_GATE ** (1.0 - (step - ptm.enters_at) / ptm.ramp_steps)
 
 
-def draw_open(
-    keys: Int[Tensor, " B"], gates: Float[Tensor, " K"], probability: float
-) -> Bool[Tensor, "B K"]:
+def draw_open(keys: Int[Tensor, " B"], gates: Float[Tensor, " K"], probability: float) -> Bool[Tensor, "B K"]:
     """Which models stay open in each colony under model dropout.
 
     Each model is dropped with `probability`, independently. Where that would drop all models whose gate is
