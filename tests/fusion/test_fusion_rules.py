@@ -21,7 +21,9 @@ from durotaxis.fusion import (
 
 R, K, C, D = 6, 3, 5, 8
 SMALL = {"model_type": "graph_cnn", "tap": "block1"}
-SOME_GATES = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.3], [0.5, 0.0, 0.0], [0.2, 1.0, 0.0], [1, 0, 1], [0, 0, 1.0]])
+SOME_GATES = torch.tensor(
+    [[1.0, 1.0, 1.0], [0.0, 1.0, 0.3], [0.5, 0.0, 0.0], [0.2, 1.0, 0.0], [1, 0, 1], [0, 0, 1.0]]
+)
 
 
 def inputs():
@@ -71,7 +73,9 @@ def oracle(name, rule, context, raw, gates):
     return sum(a * v for a, v in zip(attention, values, strict=True)), attention
 
 
-@pytest.mark.parametrize("gates", [None, SOME_GATES, torch.tensor([0.4, 1.0, 0.0])], ids=["no", "rows", "one"])
+@pytest.mark.parametrize(
+    "gates", [None, SOME_GATES, torch.tensor([0.4, 1.0, 0.0])], ids=["no", "rows", "one"]
+)
 @pytest.mark.parametrize("name", sorted(set(RULES) - {"wsa"}))
 @torch.no_grad()
 def test_equals_a_loop_over_rows_and_models(name, gates):
@@ -187,18 +191,27 @@ def test_uniform_attention_can_be_forced_where_there_is_attention():
     assert (before - 1 / 3).abs().max() > 0.05
     assert torch.equal(attention, torch.full((4, 3), 1 / 3))
     torch.testing.assert_close(forced, raw)
-    with pytest.raises(UserError, match="'concat' has no attention"), extractor("concat").intervene("uniform"):
+    with (
+        pytest.raises(UserError, match="'concat' has no attention"),
+        extractor("concat").intervene("uniform"),
+    ):
         pass
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"fusion": "mean", "attention_entropy_coefficient": 0.1}, "wsa, dot_product, paper alone, not by 'mean'"),
+        (
+            {"fusion": "mean", "attention_entropy_coefficient": 0.1},
+            "wsa, dot_product, paper alone, not by 'mean'",
+        ),
         ({"fusion": "concat", "attention_balance_coefficient": 0.1}, "not by 'concat'"),
         ({"fusion": "paper", "learn_temperature": True}, "read by fusion wsa alone"),
         ({"fusion": "paper", "attention_temperature": {"start": 2, "end": 1, "steps": 9}}, "as a schedule"),
-        ({"learn_temperature": True, "attention_temperature": {"start": 2, "end": 1, "steps": 9}}, "remove one"),
+        (
+            {"learn_temperature": True, "attention_temperature": {"start": 2, "end": 1, "steps": 9}},
+            "remove one",
+        ),
         ({"attention_temperature": {"start": 0, "end": 1, "steps": 9}}, "greater"),
         ({"model_dropout": 1.0}, "less than 1"),
         ({"attention_entropy_coefficient": -1.0}, "greater"),
