@@ -1,5 +1,6 @@
 """Models that enter, leave and are dropped: gates, schedules, names, and representations of others."""
 
+import itertools
 import math
 
 import pytest
@@ -165,7 +166,7 @@ def test_a_gate_follows_the_step():
     wanted = [0.0, 0.0, 1e-3, 1e-3**0.5, 1e-3 ** (1 / 200), 1.0, 1.0]
     assert [gate_at(ptm, step) for step in steps] == pytest.approx(wanted, abs=1e-15)
     logs = [math.log(gate_at(ptm, step)) for step in range(100, 301)]
-    rises = [b - a for a, b in zip(logs, logs[1:], strict=False)]
+    rises = [b - a for a, b in itertools.pairwise(logs)]
     assert rises == pytest.approx([math.log(1000) / 200] * 200)
     assert gate_at(PTMConfig(model_type="graph_cnn", enters_at=7), 6) == 0.0
     assert gate_at(PTMConfig(model_type="graph_cnn", enters_at=7), 7) == 1.0

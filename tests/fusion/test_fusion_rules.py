@@ -113,6 +113,15 @@ def test_the_published_rule_is_dead_where_scores_are_not_positive():
     assert all(bool((p.grad == 0).all()) for p in rule.parameters())
 
 
+@torch.no_grad()
+def test_the_published_rule_hears_the_context_through_its_relu_alone():
+    rule, (context, embeddings) = built("paper"), inputs()
+    rule.scorer.bias.fill_(100.0)
+    before = rule(context, embeddings)[1]
+    torch.testing.assert_close(rule(context + torch.randn(R, C), embeddings)[1], before, atol=1e-4, rtol=0)
+    assert (before - 1 / K).abs().max() > 0.05
+
+
 def test_how_often_the_published_rule_is_dead():
     """With inputs of order one and PyTorch's own initialisation, in a good part of all states."""
     dead = []
@@ -150,7 +159,7 @@ def test_matched_rules_have_as_many_parameters(fusion, num_ptms):
 
 
 def test_what_cannot_be_matched_is_refused():
-    with pytest.raises(UserError, match="'projected_concat' has 12,352 parameters.* brings it within 1 %"):
+    with pytest.raises(UserError, match=r"'projected_concat' has 12,352 parameters.* brings it within 1 %"):
         extractor("projected_concat", match_parameters=True, hidden_dims=(8, 8), context_dim=8)
     assert extractor("wsa", match_parameters=True).parameter_counts()["widening"] == 0
 

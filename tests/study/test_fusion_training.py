@@ -49,8 +49,11 @@ def wsa(**options):
 def test_every_rule_trains(tmp_path, fusion):
     training = job(tmp_path / "run", *wsa(fusion=fusion), "actor_critic.image.readout=pooled")
     extractor = training.policy.actor.extractor
-    if fusion == "paper":  # awake, or the ReLU leaves it without gradient
-        torch.nn.init.ones_(extractor.fusion.scorer.bias)
+    if (
+        fusion == "paper"
+    ):  # scores of both signs: if all are below 0 it has no gradient, if all above no context
+        torch.manual_seed(0)
+        torch.nn.init.normal_(extractor.fusion.scorer.weight)
     before = {name: p.detach().clone() for name, p in extractor.named_parameters() if p.requires_grad}
     training.train()
     rows = training.run.read(records.METRICS)
