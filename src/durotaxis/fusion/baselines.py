@@ -135,8 +135,8 @@ class PaperFusion(AttentionFusion):
     """Weight sharing attention as published: softmax_i(ReLU(Linear([C ; E_i]))), embeddings as they are.
 
     Piccoli et al. 2025, arXiv 2507.07197. In a row whose scores are all at most 0 the ReLU leaves attention
-    uniform and the scorer without gradient. In a row whose scores are all above 0 the context, which one linear
-    layer adds to every score alike, has no effect.
+    uniform and the scorer without gradient. In a row whose scores are all above 0 the context has no
+    effect, because one linear layer adds it to every score alike.
     """
 
     def __init__(self, embedding_dim: int, context_dim: int) -> None:
