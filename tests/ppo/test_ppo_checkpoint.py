@@ -133,5 +133,5 @@ def test_other_format_is_refused(saved):
     path, *_ = saved
     fields = torch.load(path, weights_only=True)
     torch.save({**fields, "format": 99}, path)
-    with pytest.raises(UserError, match="format 99, this version reads 1"):
+    with pytest.raises(UserError, match="format 99, this version reads 2"):
         load(path)

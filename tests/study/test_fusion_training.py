@@ -99,6 +99,8 @@ def test_schedules_and_model_dropout_resume_exactly(tmp_path):
     late[4] = 1.0
     assert [row[2] for row in gates] == pytest.approx(late)
     assert all(row[:2] == [1.0, 1.0] for row in gates)
+    recorded = [row for row in whole.run.read(records.ATTENTION) if row["phase"] == "all"]
+    assert [row["value/gates"] for row in recorded] == gates
     assert temperatures == pytest.approx([2.0 * 0.25 ** (16 * i / 64) for i in range(5)])
     rows = whole.run.read(records.METRICS)
     assert all(row["ratio_error"] < 1e-4 for row in rows)

@@ -202,7 +202,7 @@ class HybridActorCritic(nn.Module):
 
         Returns:
             attention: its mean over rows, per model in the order of `ptm_names`; attention_entropy: mean over
-            rows, nats; effective_models: mean over rows of exp(entropy), between 1 and K.
+            rows, nats; effective_models: mean over rows of exp(entropy), between 1 and K; gates, per model.
         """
         if cached is not None:
             cached = dataclasses.replace(cached, gates=None)  # as in evaluation
@@ -214,6 +214,7 @@ class HybridActorCritic(nn.Module):
             "attention": attention.mean(0).tolist(),
             "attention_entropy": float(entropy.mean()),
             "effective_models": float(entropy.exp().mean()),
+            "gates": self.actor.extractor.gates.tolist(),
             "ptm_names": self.ptm_names,
         }
 

@@ -23,7 +23,7 @@ from durotaxis.ppo.rollout import Slots, keep
 from durotaxis.ppo.tally import Tally
 from durotaxis.records import write_atomic
 
-FORMAT = 1
+FORMAT = 2  # 1 kept models under their positions, not their names
 _LIBRARIES = ("durotaxis", "torch", "numpy", "torch_geometric", "transformers")
 
 
