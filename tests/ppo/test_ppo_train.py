@@ -204,16 +204,19 @@ class Scheduled(ToyPolicy):
     def __init__(self, seed=0):
         super().__init__(seed)
         self.register_buffer("gain", torch.ones(()))
-        self.at, self.kept_at, self.begun = 0, 0, []
+        self.kept_gain, self.begun = 0.0, []
 
     def begin_iteration(self, step):
         self.begun.append((step, self.training))
         self.gain.fill_(1.0 + step // 64)
-        self.at = step // 64
-        return self.at != self.kept_at
+        return self.gain.item() != self.kept_gain
+
+    def forward(self, observation, cached=None):
+        assert self.kept_gain == self.gain.item()  # what was kept is that of the present schedule
+        return super().forward(observation, cached)
 
     def precompute(self, observation, keys=None):
-        self.kept_at = self.at
+        self.kept_gain = self.gain.item()
         features = super().precompute(observation).features * self.gain
         signs = 1.0 if keys is None else 1.0 - 0.5 * (keys & 1)[:, None, None]
         return ToyCache(features * signs)
