@@ -122,7 +122,7 @@ def refused(result: tuple[int, str, str]) -> str:
         (["train", "actor_critic.wsa_config.ptms.0.model_type=resnet18_imagnet"], "did you mean 'resnet18_imagenet'?"),
         (["train", "actor_critic.use_wsa=false", "actor_critic.backbone=resnet81_random"], "did you mean 'resnet18_random'?"),
         (["train", "actor_critic.wsa_config.embedding_dim=0"], "command line: actor_critic.wsa_config.embedding_dim: Input should be greater than or equal to 1  [got 0]"),
-        (["train", "actor_critic.wsa_config.attention_temperature=0"], "command line: actor_critic.wsa_config.attention_temperature: Input should be greater than or equal to 0.001  [got 0]"),
+        (["train", "actor_critic.wsa_config.attention_temperature=0"], "command line: actor_critic.wsa_config.attention_temperature: Input should be greater than or equal to 0.001; or a section (`key: value` lines) is wanted  [got 0]"),
         (["train", "encoder.out_dim=70"], "out_dim (70) must be divisible by simplicial.groups (16)"),
         (["train", "encoder.hidden_dim=66"], "hidden_dim (66) must be divisible by num_heads (4)"),
         (["train", "ppo.num_minibatches=7"], "num_minibatches (7) must divide"),

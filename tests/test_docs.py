@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from durotaxis.agent import ActorCriticConfig
 from durotaxis.env import (
     EDGE_FEATURES,
     GRAPH_FEATURES,
@@ -19,11 +21,13 @@ from durotaxis.env import (
 from durotaxis.env.config import RewardConfig, SpawnBounds, SubstrateConfig
 from durotaxis.env.reward import TERMS
 from durotaxis.env.substrate.config import SECTIONS
+from durotaxis.fusion import RULES, PTMConfig, WSAConfig
 from durotaxis.ppo.config import PPOConfig
 from durotaxis.records import schema_table
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENVIRONMENT = (DOCS / "environment.md").read_text("utf-8")
+FUSION = (DOCS / "fusion.md").read_text("utf-8")
 ALGORITHM = (DOCS / "algorithm.md").read_text("utf-8")
 
 
@@ -115,6 +119,29 @@ def test_algorithm_page_states_every_default():
     rows = {row[0].strip("`"): row[1] for row in table_rows(section(ALGORITHM, "Defaults"))}
     config = PPOConfig()
     assert rows == {name: str(getattr(config, name)) for name in PPOConfig.model_fields}
+
+
+def test_fusion_page_and_guide_state_every_key_and_default():
+    rows = {row[0].strip("`"): row[1] for row in table_rows(section(FUSION, "Keys"))}
+    defaults = {name: str(field.default) for name, field in WSAConfig.model_fields.items()}
+    assert rows == defaults | {"ptms": "the guide's three"}
+    guide = section((DOCS / "wsa-guide.md").read_text("utf-8"), "Configuration")
+    assert [key for key in first_words(guide) if key in defaults] == list(defaults)
+    named = re.search(r"each with (.*?) \|", guide)
+    assert {"enters_at", "ramp_steps"} < set(re.findall(r"`(\w+)`", named[1])) <= set(PTMConfig.model_fields)
+
+
+def test_fusion_page_lists_every_rule():
+    assert first_words(section(FUSION, "Rules")) == list(RULES)
+
+
+def test_fusion_page_runs():
+    names: dict = {}
+    for language, block in re.findall(r"```(python|yaml)\n(.*?)```", FUSION, re.S):
+        if language == "python":
+            exec(compile(block, "fusion.md", "exec"), names)
+        else:
+            ActorCriticConfig.model_validate(yaml.safe_load(block)["actor_critic"])
 
 
 def test_choices_are_numbered_without_gaps():

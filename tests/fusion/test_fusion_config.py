@@ -74,7 +74,7 @@ def test_default_is_the_guides_trio():
         ({"attention_temperature": 0}, "attention_temperature"),
         ({"attention_temperature": float("nan")}, "attention_temperature"),
         ({"embedding_dim": 10, "num_heads": 4}, "10 is not divisible by num_heads 4"),
-        ({"fusion": "concat"}, "fusion"),
+        ({"fusion": "sum"}, "fusion"),
         ({"wsa_embedding_dim": 3}, "wsa_embedding_dim"),
     ],
 )

@@ -49,6 +49,23 @@ def test_finished_colonies_are_not_computed():
     assert min(rows_seen) < 5
 
 
+def test_a_whole_batch_stays_together_to_the_end():
+    sizes = []
+    policy = ToyPolicy()
+    with torch.no_grad():
+        policy.head.weight.mul_(100.0)
+    seeds = report_seeds(9)
+    rows = evaluate(
+        ToyWorld(5, limit=30),
+        policy,
+        seeds,
+        whole_batch=True,
+        on_step=lambda step: sizes.append(len(step.slots)),
+    )
+    assert rows == evaluate(ToyWorld(5, limit=30), policy, seeds)
+    assert set(sizes) == {5}
+
+
 def test_on_step_sees_every_episode_in_order():
     steps = {}
 

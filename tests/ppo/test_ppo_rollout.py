@@ -138,14 +138,31 @@ def test_frozen_parts_run_once_per_observation():
     class Counting(ToyPolicy):
         computed = 0
 
-        def precompute(self, observation):
+        def precompute(self, observation, keys=None):
             self.computed += 1
-            return super().precompute(observation)
+            return super().precompute(observation, keys)
 
     policy = Counting()
     rollout_of(policy, num_steps=5, limit=99)
     assert policy.computed == 5 + 1
     assert policy.calls == 5 + 1
+
+
+def test_draws_of_the_policy_have_a_key_for_every_step_and_slot():
+    class Keyed(ToyPolicy):
+        def __init__(self):
+            super().__init__()
+            self.keys = []
+
+        def precompute(self, observation, keys=None):
+            self.keys.append(keys)
+            return super().precompute(observation)
+
+    policy, slots = Keyed(), torch.arange(4)
+    rollout_of(policy, num_steps=5, limit=99)
+    for step, keys in enumerate(policy.keys):
+        assert torch.equal(keys, hash_keys(SEED, Purpose.MODEL_DROPOUT, step, slots))
+    assert len(torch.cat(policy.keys).unique()) == 4 * 6
 
 
 def test_nan_reward_stops_with_its_name():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from toy import ToyPolicy, ToyWorld
+from toy import ToyCache, ToyPolicy, ToyWorld
 
 from durotaxis import records
 from durotaxis.core.errors import UserError
@@ -196,6 +196,48 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, small, at):
     assert timeless(run) == timeless(whole)
     assert same_weights(policy_1, policy_2)
     assert state_1.best_score == state_2.best_score
+
+
+class Scheduled(ToyPolicy):
+    """Multiplies kept features by a gain that follows the step, and by a sign drawn anew at every step."""
+
+    def __init__(self, seed=0):
+        super().__init__(seed)
+        self.register_buffer("gain", torch.ones(()))
+        self.kept_gain, self.begun = 0.0, []
+
+    def begin_iteration(self, step):
+        self.begun.append((step, self.training))
+        self.gain.fill_(1.0 + step // 64)
+        return self.gain.item() != self.kept_gain
+
+    def forward(self, observation, cached=None):
+        assert self.kept_gain == self.gain.item()  # what was kept is that of the present schedule
+        return super().forward(observation, cached)
+
+    def precompute(self, observation, keys=None):
+        self.kept_gain = self.gain.item()
+        features = super().precompute(observation).features * self.gain
+        signs = 1.0 if keys is None else 1.0 - 0.5 * (keys & 1)[:, None, None]
+        return ToyCache(features * signs)
+
+
+def test_schedules_change_before_rollouts_and_survive_resuming(tmp_path):
+    """The first minibatch's ratio is checked in every update, so draws must have been kept with their step."""
+    whole, policy_1, _ = run_small(tmp_path / "whole", policy=Scheduled())
+    assert [step for step, _ in policy_1.begun] == [0, 0, 32, 64, 96, 128, 160]
+    assert not any(training for _, training in policy_1.begun)
+    with pytest.raises(Interrupted):
+        run_small(tmp_path / "cut", policy=Scheduled(), world=Interrupting(4, 28))
+    run = RunDirectory.open(tmp_path / "cut")
+    _, policy_2, _ = run_small(None, run=run, policy=Scheduled(seed=3), resume=True)
+    assert [step for step, _ in policy_2.begun] == [96, 128, 160]
+    assert timeless(run) == timeless(whole)
+    assert same_weights(policy_1, policy_2)
+    evaluated = Scheduled(seed=4)
+    load_policy(evaluated, load(run.last_checkpoint), run.last_checkpoint)
+    assert evaluated.gain.item() == 3.0
+    assert timeless(whole) != timeless(run_small(tmp_path / "plain")[0])
 
 
 def test_interruption_within_an_evaluation_repeats_its_iteration(tmp_path, small):

@@ -181,7 +181,10 @@ class ToyPolicy(nn.Module):
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return ToyDistribution(out[..., :KINDS], mean, log_std, mask), self.critic(pooled).squeeze(-1)
 
-    def precompute(self, observation: ToyObservation) -> ToyCache:
+    def begin_iteration(self, step: int) -> bool:
+        return False
+
+    def precompute(self, observation: ToyObservation, keys: Tensor | None = None) -> ToyCache:
         with torch.no_grad():
             return ToyCache(self.frozen(observation.nodes))
 

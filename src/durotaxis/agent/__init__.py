@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from durotaxis.agent.graph import flatten as flatten
     from durotaxis.agent.image import View as View
     from durotaxis.agent.simplicial import SimplicialEmbedding as SimplicialEmbedding
+    from durotaxis.agent.weights import Transfer as Transfer
+    from durotaxis.agent.weights import transfer as transfer
 
 _HOME = {
     "Actor": "actor",
@@ -44,6 +46,8 @@ _HOME = {
     "flatten": "graph",
     "View": "image",
     "SimplicialEmbedding": "simplicial",
+    "Transfer": "weights",
+    "transfer": "weights",
 }
 
 __all__ = list(_HOME)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, final, overload
+from typing import Any, Literal, NamedTuple, final, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,29 @@ from durotaxis.agent.distributions import ActionParameters
 from durotaxis.agent.heads import ActionHeads
 from durotaxis.agent.image import ImageMaker, View, require_field
 from durotaxis.core.errors import UserError
-from durotaxis.fusion import MultiPTMFeatureExtractor, PTMConfig
+from durotaxis.fusion import RULES, GraphInput, Intervention, MultiPTMFeatureExtractor, PTMConfig
+from durotaxis.fusion.config import GUIDE_TRIO
 
 DIRECT_IMAGE = ImageConfig(source="tokens", scope="node", readout="pooled")
 """The picture of an actor built by hand: one per node, from tokens alone, so that it needs no view."""
 
 
-_FUSION_OPTIONS = {"fusion", "temperature", "num_heads", "learn_temperature", "hidden_dims"}
+_FUSION_OPTIONS = {
+    "fusion",
+    "temperature",
+    "num_heads",
+    "learn_temperature",
+    "hidden_dims",
+    "match_parameters",
+}
+
+
+class ActorOutput(NamedTuple):
+    """What an actor says, and the attention behind it."""
+
+    parameters: ActionParameters
+    attention: Tensor  # [rows,K,H], per head, with gradient
+    gates: Tensor  # [K] or [rows,K], under which it was made
 
 
 class PictureActor(nn.Module, ABC):
@@ -94,32 +110,44 @@ class PictureActor(nn.Module, ABC):
                 "or give Actor a feature_extractor"
             )
         graph_token, batch = _as_flat_batch(node_tokens, graph_token, batch)
+        output = self.act(node_tokens, graph_token, batch, view)
+        return (output.parameters, output.attention.mean(2)) if return_attention else output.parameters
+
+    def act(self, node_tokens: Tensor, graph_token: Tensor, batch: Tensor, view: View | None) -> ActorOutput:
+        """As `forward` for a flat batch, with the attention of each head."""
+        config = self.image_maker.config
+        if config.scope == "node" and self.extractor.intervention is Intervention.SHUFFLED:
+            raise UserError("intervention 'shuffled' needs pictures per colony (`scope: graph`)")
         picture = self.image_maker(node_tokens, graph_token, batch, view)
-        sampled = self.image_maker.config.readout == "sampled"
-        representation, attention = self.extractor(
+        sampled = config.readout == "sampled"
+        gates = None if view is None else view.gates
+        per_node = sampled or config.scope == "node"
+        fused = self.extractor.fuse(
             picture.image,
             picture.context,
             points=picture.points if sampled else None,
             batch=picture.batch if sampled else None,
             graph=view.graph if view is not None else None,
             cached=view.cached if view is not None else None,
-            return_attention=True,
+            gates=gates[batch] if gates is not None and per_node else gates,
         )
-        parameters = self.heads(node_tokens, representation if sampled else representation[picture.batch])
-        return (parameters, attention) if return_attention else parameters
+        representation = fused.representation if sampled else fused.representation[picture.batch]
+        return ActorOutput(self.heads(node_tokens, representation), fused.attention, fused.gates)
 
-    def precompute(self, field: Tensor | None) -> dict[str, Tensor]:
-        """Outputs of frozen models that do not depend on parameters, {PTM name: [B,...]}; often empty.
+    def precompute(self, field: Tensor | None, graph: GraphInput | None = None) -> dict[str, Tensor]:
+        """Outputs of frozen models that do not depend on parameters; often empty.
 
-        Pooled readouts give a vector per colony. Sampled ones give the models' whole maps, from which nodes
-        are read later: a map of 3 to 12 pixels a side is smaller than what 120 node slots read of it.
+        {PTM name: [B,...]}: pooled readouts give a vector per colony, sampled ones the models' whole maps,
+        from which nodes are read later: a map of 3 to 12 pixels a side is smaller than what 120 node slots
+        read of it. Models that read graphs, when sampled, give a row per living node, [n,...].
 
         Args:
             field: [B,3,24,24], or None when it was not observed.
+            graph: the graphs of the colonies, for models that read them.
         """
         if self.image_maker.has_learned_parts or not self.extractor.cacheable():
             return {}
-        return self.extractor.precompute(require_field(field))
+        return self.extractor.precompute(require_field(field), graph=graph)
 
 
 @final
@@ -162,7 +190,7 @@ class Actor(PictureActor):
                     f"the feature_extractor's readout is {feature_extractor.readout}, "
                     f"the image's is {image.readout}; build both with the same"
                 )
-            embedding_dim = feature_extractor.embedding_dim
+            embedding_dim = feature_extractor.representation_dim
         self.image_maker = ImageMaker(image, encoder_out_dim)
         self.heads = ActionHeads(
             encoder_out_dim, embedding_dim, hidden_dim, num_discrete_actions, continuous_dim, dropout_rate
@@ -216,8 +244,12 @@ class WSAEnhancedActor(PictureActor):
             )
         image = image or DIRECT_IMAGE
         self.image_maker = ImageMaker(image, encoder_out_dim)
+        width = embedding_dim
+        if use_wsa and fusion.get("fusion") in RULES:
+            num_ptms = len(GUIDE_TRIO if ptms is None else ptms)
+            width = RULES[fusion["fusion"]].representation_dim(embedding_dim, num_ptms)
         self.heads = ActionHeads(
-            encoder_out_dim, embedding_dim, hidden_dim, num_discrete_actions, continuous_dim, dropout_rate
+            encoder_out_dim, width, hidden_dim, num_discrete_actions, continuous_dim, dropout_rate
         )
         if use_wsa:
             self.feature_extractor = MultiPTMFeatureExtractor(

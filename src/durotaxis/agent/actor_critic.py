@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from durotaxis.agent.actor import Actor, PictureActor, WSAEnhancedActor
+from durotaxis.agent.actor import Actor, ActorOutput, PictureActor, WSAEnhancedActor
 from durotaxis.agent.config import ActorCriticConfig, EncoderConfig
 from durotaxis.agent.critic import Critic
 from durotaxis.agent.distributions import ActionDistribution, ActionSample
 from durotaxis.agent.encoder import Encoder
-from durotaxis.agent.graph import flatten
+from durotaxis.agent.graph import FlatGraph, flatten
 from durotaxis.agent.image import View
 from durotaxis.core.config import merge
 from durotaxis.core.errors import UserError
 from durotaxis.core.struct import Struct
 from durotaxis.env.types import NUM_KINDS, PARAMETERS, Action, Observation
-from durotaxis.fusion import MultiPTMFeatureExtractor
-from durotaxis.fusion.config import WSAConfig
+from durotaxis.fusion import (
+    MultiPTMFeatureExtractor,
+    attention_balance_penalty,
+    attention_entropy_penalty,
+)
+from durotaxis.fusion.extractor import fusion_options
+from durotaxis.fusion.gates import draw_open
 
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -34,9 +40,16 @@ SPAWN_BOUNDS: Bounds = ((1.0, 2.0, 0.0, -math.pi), (10.0, 20.0, 0.5, math.pi))
 
 @dataclass(frozen=True)
 class PTMFeatures(Struct):
-    """Outputs of frozen models on one observation: kept in a rollout, handed back in the update."""
+    """What is kept beside an observation in a rollout and handed back in the update.
+
+    Outputs of frozen models, and which models were left out by model dropout.
+    """
+
+    node_fields: ClassVar[tuple[str, ...]] = ("node_features",)
 
     features: dict[str, Tensor]  # {PTM name: [B,...] float32}: a vector or a map per colony
+    node_features: dict[str, Tensor]  # {PTM name: [B,N,...] float32}: of models that read graphs, 0 if empty
+    gates: Tensor | None = None  # [B,K] float32, 0 or 1; None: none is left out
 
 
 @final
@@ -82,6 +95,10 @@ class HybridActorCritic(nn.Module):
             observes_field = config.image.source == "field"
         self.critic = Critic(self.encoder.out_dim, self.hidden_dim, self.dropout_rate, observes_field)
         self.actor = build_actor(config, self.encoder.out_dim)
+        readers = self.actor.extractor.graph_readers
+        if config.image.scope == "node" and readers:
+            raise UserError(f"{readers[0]} reads one graph per colony; set actor_critic.image.scope=graph")
+        self._opened = self.actor.extractor.opened
         low, high = spawn_bounds
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32))
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32))
@@ -97,29 +114,81 @@ class HybridActorCritic(nn.Module):
         """
         graph = flatten(observation)
         node_tokens, graph_token = self.encoder(graph)
-        view = _view(observation, cached)
-        attention = None
-        if self.actor.has_attention:
-            parameters, attention = self.actor(
-                node_tokens, graph_token, graph.batch, view, return_attention=True
-            )
-            attention = attention.detach()
-        else:
-            parameters = self.actor(node_tokens, graph_token, graph.batch, view)
+        output = self.actor.act(node_tokens, graph_token, graph.batch, self._view(observation, graph, cached))
         value = self.critic(graph_token, observation.field)
         distribution = ActionDistribution(
-            parameters, observation.node_mask, observation.action_mask, attention
+            output.parameters,
+            observation.node_mask,
+            observation.action_mask,
+            attention=output.attention.mean(2).detach() if self.actor.has_attention else None,
+            penalty=self._penalty(output, observation),
         )
         return distribution, value
 
     @torch.no_grad()
-    def precompute(self, observation: Observation) -> PTMFeatures | None:
-        """Outputs of frozen models that do not depend on parameters, to keep beside the observation.
+    def precompute(self, observation: Observation, keys: Tensor | None = None) -> PTMFeatures | None:
+        """What to keep beside the observation: see `PTMFeatures`.
 
-        None when there are none: pictures painted from tokens, or no frozen model.
+        None when there is nothing: no frozen model, or pictures painted from tokens, and no model dropout.
+
+        Args:
+            keys: [B] int64, from which model dropout is drawn; None: no model is left out.
         """
-        features = self.actor.precompute(observation.field)
-        return PTMFeatures(features) if features else None
+        extractor = self.actor.extractor
+        self._opened = extractor.opened
+        gates = None
+        probability = self.config.wsa_config.model_dropout
+        if keys is not None and self.actor.has_attention and probability > 0:
+            gates = draw_open(keys, extractor.gates, probability).float()
+        per_node = extractor.graph_readers if extractor.readout == "sampled" else ()
+        graph = flatten(observation).to_input() if extractor.graph_readers else None
+        found = self.actor.precompute(observation.field, graph)
+        if gates is None and not found:
+            return None
+        return PTMFeatures(
+            features={name: value for name, value in found.items() if name not in per_node},
+            node_features={
+                name: _pad(value, observation.node_mask) for name, value in found.items() if name in per_node
+            },
+            gates=gates,
+        )
+
+    def begin_iteration(self, step: int) -> bool:
+        """Set gates and temperature to their schedules after `step` environment steps.
+
+        Returns:
+            Whether what `precompute` returned last no longer holds, because models opened or closed.
+        """
+        self.actor.extractor.follow_schedules(step)
+        return self.actor.extractor.opened != self._opened
+
+    def require_cache_fits(self, observation: Observation, num_observations: int) -> None:
+        """Check what a rollout would keep of frozen models against `cache_budget_mb`.
+
+        Args:
+            observation: one of them, of any number of colonies, with as many node slots as in the rollout.
+            num_observations: colonies times steps of a rollout.
+
+        Raises:
+            UserError: it would be too much.
+        """
+        kept = self.precompute(observation)
+        if kept is None:
+            return
+        share = num_observations / len(observation.node_mask) / 1e6
+        sizes = {
+            name: value.numel() * value.element_size() * share
+            for name, value in (kept.features | kept.node_features).items()
+        }
+        budget = self.config.cache_budget_mb
+        if sum(sizes.values()) > budget:
+            each = ", ".join(f"{name} {size:,.0f} MB" for name, size in sizes.items())
+            raise UserError(
+                f"actor_critic.cache_budget_mb is {budget:,.0f}, but a rollout of {num_observations:,} "
+                f"observations keeps {sum(sizes.values()):,.0f} MB of frozen models ({each}); use fewer "
+                "ppo.num_colonies or ppo.rollout_steps, a tap with smaller maps, image.readout=pooled, or a "
+                "larger budget"
+            )
 
     def to_action(self, sample: ActionSample, observation: Observation) -> Action:
         """The action in physical units, low + unit (high - low)."""
@@ -133,8 +202,10 @@ class HybridActorCritic(nn.Module):
 
         Returns:
             attention: its mean over rows, per model in the order of `ptm_names`; attention_entropy: mean over
-            rows, nats; effective_models: mean over rows of exp(entropy), between 1 and K.
+            rows, nats; effective_models: mean over rows of exp(entropy), between 1 and K; gates, per model.
         """
+        if cached is not None:
+            cached = dataclasses.replace(cached, gates=None)  # as in evaluation
         attention = self(observation, cached)[0].attention
         if attention is None or len(attention) == 0:
             return {}
@@ -143,6 +214,7 @@ class HybridActorCritic(nn.Module):
             "attention": attention.mean(0).tolist(),
             "attention_entropy": float(entropy.mean()),
             "effective_models": float(entropy.exp().mean()),
+            "gates": self.actor.extractor.gates.tolist(),
             "ptm_names": self.ptm_names,
         }
 
@@ -165,6 +237,36 @@ class HybridActorCritic(nn.Module):
         groups["critic"] = [p for p in self.critic.parameters() if p.requires_grad]
         return {name: group for name, group in groups.items() if group}
 
+    def _view(self, observation: Observation, graph: FlatGraph, cached: PTMFeatures | None) -> View:
+        mask = observation.node_mask
+        features: dict[str, Tensor] | None = None
+        if cached is not None:
+            features = cached.features | {name: x[mask] for name, x in cached.node_features.items()}
+        return View(
+            position=observation.position[mask],
+            frame_low=observation.frame_low,
+            frame_high=observation.frame_high,
+            field=observation.field,
+            graph=graph.to_input() if self.actor.extractor.graph_readers else None,
+            cached=features,
+            gates=None if cached is None else cached.gates,
+        )
+
+    def _penalty(self, output: ActorOutput, observation: Observation) -> Tensor | None:
+        """Regularisers of attention, over rows that belong to living nodes; None when both are off."""
+        config = self.config.wsa_config
+        on_entropy, on_balance = config.attention_entropy_coefficient, config.attention_balance_coefficient
+        if not self.actor.has_attention or (on_entropy == 0 and on_balance == 0):
+            return None
+        attention, gates = output.attention, output.gates
+        if self.config.image.readout == "pooled" and self.config.image.scope == "graph":
+            occupied = observation.node_mask.any(1)  # a row per colony, also of an empty one
+            attention = attention[occupied]
+            gates = gates[occupied] if gates.dim() == 2 else gates
+        return on_entropy * attention_entropy_penalty(
+            attention, gates
+        ) + on_balance * attention_balance_penalty(attention, gates)
+
 
 def build_actor(config: ActorCriticConfig, encoder_out_dim: int) -> PictureActor:
     """The actor that a config asks for: plain, full WSA, or plain with several models as its extractor."""
@@ -181,7 +283,7 @@ def build_actor(config: ActorCriticConfig, encoder_out_dim: int) -> PictureActor
             context_dim=wsa.context_dim,
             ptms=wsa.ptms,
             image=config.image,
-            **_fusion_options(wsa),
+            **fusion_options(wsa),
         )
     extractor = None
     if config.use_wsa:
@@ -201,25 +303,11 @@ def build_actor(config: ActorCriticConfig, encoder_out_dim: int) -> PictureActor
     )
 
 
-def _fusion_options(config: WSAConfig) -> dict[str, Any]:
-    return {
-        "fusion": config.fusion,
-        "temperature": config.attention_temperature,
-        "learn_temperature": config.learn_temperature,
-        "num_heads": config.num_heads,
-        "hidden_dims": config.hidden_dims,
-    }
-
-
-def _view(observation: Observation, cached: PTMFeatures | None) -> View:
-    mask = observation.node_mask
-    return View(
-        position=observation.position[mask],
-        frame_low=observation.frame_low,
-        frame_high=observation.frame_high,
-        field=observation.field,
-        cached=None if cached is None else cached.features,
-    )
+def _pad(flat: Tensor, node_mask: Tensor) -> Tensor:
+    """Rows of living nodes [n,...] in their slots [B,N,...], 0 elsewhere."""
+    padded = flat.new_zeros((*node_mask.shape, *flat.shape[1:]))
+    padded[node_mask] = flat
+    return padded
 
 
 def _read_config(source: Any, overrides: Mapping[str, Any]) -> tuple[EncoderConfig, ActorCriticConfig]:

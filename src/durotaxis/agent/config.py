@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, field_validator, model_validator
 
 from durotaxis.core.config import Config, KeyedError
-from durotaxis.fusion.config import PTMConfig, WSAConfig
+from durotaxis.fusion.config import PTMConfig, WSAConfig, require_open
 
 
 class SimplicialConfig(Config):
@@ -79,6 +79,7 @@ class ActorCriticConfig(Config):
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)  # pre-training only: PPO's policy is in eval mode
     image: ImageConfig = ImageConfig()
     wsa_config: WSAConfig = WSAConfig()
+    cache_budget_mb: float = Field(default=4096.0, gt=0)  # most that a rollout may keep of frozen models
 
     other_spellings: ClassVar[Mapping[str, str]] = {
         "use_wsa_enhancement": "use_wsa",
@@ -95,6 +96,12 @@ class ActorCriticConfig(Config):
     @classmethod
     def _bare_name(cls, value: Any) -> Any:
         return {"model_type": value} if isinstance(value, str) else value
+
+    @field_validator("backbone")
+    @classmethod
+    def _open_from_the_start(cls, value: PTMConfig) -> PTMConfig:
+        require_open([value])
+        return value
 
     @model_validator(mode="wrap")
     @classmethod
@@ -137,5 +144,9 @@ def _keep_first(config: ActorCriticConfig, number: Any) -> ActorCriticConfig:
         raise KeyedError(
             "wsa_num_ptms", f"must be between 1 and {len(ptms)}, the number of ptms, not {number}"
         )
+    try:
+        require_open(ptms[:number])
+    except ValueError as error:
+        raise KeyedError("wsa_num_ptms", str(error)) from error
     wsa_config = config.wsa_config.model_copy(update={"ptms": ptms[:number]})
     return config.model_copy(update={"wsa_config": wsa_config})

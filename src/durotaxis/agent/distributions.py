@@ -56,6 +56,7 @@ class ActionDistribution:
         node_mask: [B,N] bool, n of them true.
         action_mask: [B,N,3] bool, the kinds allowed; at least one per living node.
         attention: [rows,K] detached weights over pre-trained models, or None.
+        penalty: the policy's own regulariser, a scalar with gradient, or None.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class ActionDistribution:
         node_mask: Tensor,
         action_mask: Tensor,
         attention: Tensor | None = None,
+        penalty: Tensor | None = None,
     ) -> None:
         self.node_mask = node_mask
         self.attention = attention
+        self.penalty = penalty
         allowed = action_mask[node_mask]
         logits = parameters.kind_logits.float().masked_fill(~allowed, _FORBIDDEN)
         self._log_probs = torch.log_softmax(logits, -1)  # [n,3]

@@ -31,7 +31,8 @@ class View:
     frame_high: Tensor  # [B,2] float32, µm, upper right corner
     field: Tensor | None = None  # [B,3,24,24] float32 in [0,1]; None when not observed
     graph: Any = None  # what models that read graphs take; handed on as it is
-    cached: Mapping[str, Tensor] | None = None  # {PTM name: [B,...]}, outputs of frozen models
+    cached: Mapping[str, Tensor] | None = None  # {PTM name: [B,...] or [n,...]}, outputs of frozen models
+    gates: Tensor | None = None  # [B,K] float32 in [0,1], multiply the models' own; None: all 1
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     MINIBATCH = 7
     CALIBRATION = 8
     WEIGHTS = 9
+    MODEL_DROPOUT = 10
 
 
 def hash_keys(*keys: Tensor | int) -> Tensor:

@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from durotaxis.fusion.backbones import Backbone as Backbone
     from durotaxis.fusion.backbones import GraphBackbone as GraphBackbone
+    from durotaxis.fusion.baselines import RULES as RULES
+    from durotaxis.fusion.baselines import ConcatFusion as ConcatFusion
+    from durotaxis.fusion.baselines import DotProductFusion as DotProductFusion
+    from durotaxis.fusion.baselines import FirstFusion as FirstFusion
+    from durotaxis.fusion.baselines import PaperFusion as PaperFusion
+    from durotaxis.fusion.baselines import ProjectedConcatFusion as ProjectedConcatFusion
     from durotaxis.fusion.calibration import MIN_CALIBRATION_IMAGES as MIN_CALIBRATION_IMAGES
     from durotaxis.fusion.calibration import calibrate as calibrate
     from durotaxis.fusion.check import ParameterCount as ParameterCount
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from durotaxis.fusion.combine import Fusion as Fusion
     from durotaxis.fusion.combine import MeanFusion as MeanFusion
     from durotaxis.fusion.config import PTMConfig as PTMConfig
+    from durotaxis.fusion.config import TemperatureSchedule as TemperatureSchedule
     from durotaxis.fusion.config import WSAConfig as WSAConfig
     from durotaxis.fusion.extractor import Intervention as Intervention
     from durotaxis.fusion.extractor import MultiPTMFeatureExtractor as MultiPTMFeatureExtractor
@@ -42,6 +49,12 @@ if TYPE_CHECKING:
 _HOME = {
     "Backbone": "backbones",
     "GraphBackbone": "backbones",
+    "RULES": "baselines",
+    "PaperFusion": "baselines",
+    "DotProductFusion": "baselines",
+    "ProjectedConcatFusion": "baselines",
+    "ConcatFusion": "baselines",
+    "FirstFusion": "baselines",
     "MIN_CALIBRATION_IMAGES": "calibration",
     "calibrate": "calibration",
     "PTMCheck": "check",
@@ -51,6 +64,7 @@ _HOME = {
     "Fusion": "combine",
     "MeanFusion": "combine",
     "PTMConfig": "config",
+    "TemperatureSchedule": "config",
     "WSAConfig": "config",
     "Intervention": "extractor",
     "MultiPTMFeatureExtractor": "extractor",

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from durotaxis.core.config import Config
+from durotaxis.core.config import Config, ConfigError, KeyedError, build_config
 from durotaxis.core.errors import UserError
 from durotaxis.fusion.registry import ptm_type, token_advice
 
@@ -16,6 +16,9 @@ Model = TypeVar("Model", bound=Config)
 PositiveInt = Annotated[int, Field(ge=1)]
 Pooling = Literal["mean", "max", "token"]
 Width = Annotated[int, Field(ge=1, le=65_536)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
+NonNegative = Annotated[float, Field(ge=0)]
+Rule = Literal["wsa", "mean", "first", "concat", "projected_concat", "dot_product", "paper"]
 
 
 class PTMConfig(Config):
@@ -35,6 +38,8 @@ class PTMConfig(Config):
         weights: file or directory of pre-trained weights; default the hub's cache, then the hub.
         sha256: expected digest of the weights file (64 hex digits), or its beginning (at least 8).
         upsample: side in pixels to which images are enlarged before the backbone; default the type's own.
+        enters_at: environment step at which the model enters; before it, it is left out exactly.
+        ramp_steps: environment steps until it counts in full; its gate rises from 0.001 to 1, geometrically.
     """
 
     model_type: str
@@ -46,6 +51,8 @@ class PTMConfig(Config):
     weights: str | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
     upsample: int | None = Field(default=None, ge=8, le=512)
+    enters_at: int = Field(default=0, ge=0)
+    ramp_steps: int = Field(default=0, ge=0)
 
     @field_validator("model_type")
     @classmethod
@@ -111,35 +118,67 @@ def _unused_name(base: str, taken: Sequence[str]) -> str:
     return name
 
 
+class TemperatureSchedule(Config):
+    """A temperature that changes while training, geometrically: by the same factor at every step.
+
+    Attributes:
+        start: temperature at step 0.
+        end: temperature from step `steps` on.
+        steps: environment steps over all colonies.
+    """
+
+    start: Temperature
+    end: Temperature
+    steps: PositiveInt
+
+    def at(self, step: int) -> float:
+        """Temperature after `step` environment steps."""
+        progress = min(step / self.steps, 1.0)
+        return float(self.start ** (1.0 - progress) * self.end**progress)
+
+
 class WSAConfig(Config):
     """Several pre-trained models into one representation.
 
     Attributes:
         integration: `full` (an actor built around the extractor) or `features` (the extractor inside the
             plain actor, heads unchanged).
-        fusion: `wsa` (weight sharing attention) or `mean` (all models weigh the same).
-        embedding_dim: width D of every embedding and of the representation.
+        fusion: `wsa` (weight sharing attention), `mean` (all models weigh the same), `first` (the first model
+            alone), `concat` (all embeddings side by side), `projected_concat` (the same, projected to D),
+            `dot_product` (scaled dot-product attention), `paper` (attention as published).
+        match_parameters: give the rule a residual MLP, so that it has as many parameters as `wsa`.
+        embedding_dim: width D of every embedding, and of the representation unless fusion is `concat`.
         context_dim: width C of the context that conditions attention.
         ptms: the models, resolved to unique names.
-        attention_temperature: of the softmax over models; lower is sharper.
-        learn_temperature: start there and learn it.
-        num_heads: D is split into so many parts, each with its own attention.
-        hidden_dims: widths of the two hidden layers of the shared scorer.
+        attention_temperature: of the softmax over models; lower is sharper. A number, or a schedule of the
+            environment step with `start`, `end` and `steps`. Read by `wsa` alone.
+        learn_temperature: start there and learn it. `wsa` alone.
+        attention_entropy_coefficient: of the penalty on attention that is sharp in a row. For `wsa`,
+            `dot_product` and `paper`.
+        attention_balance_coefficient: of the penalty on attention that prefers a model on average. As above.
+        model_dropout: probability that a model is left out of one colony's step while training.
+        num_heads: D is split into so many parts, each with its own attention. `wsa` alone.
+        hidden_dims: widths of the two hidden layers of the shared scorer. `wsa` alone.
     """
 
     integration: Literal["full", "features"] = "full"
-    fusion: Literal["wsa", "mean"] = "wsa"
+    fusion: Rule = "wsa"
+    match_parameters: bool = False
     embedding_dim: Width = 256
     context_dim: Width = 128
-    ptms: tuple[PTMConfig, ...] = Field(default=GUIDE_TRIO, min_length=1)
-    attention_temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
+    ptms: tuple[PTMConfig, ...] = GUIDE_TRIO
+    attention_temperature: Temperature | TemperatureSchedule = 1.0
     learn_temperature: bool = False
+    attention_entropy_coefficient: NonNegative = 0.0
+    attention_balance_coefficient: NonNegative = 0.0
+    model_dropout: float = Field(default=0.0, ge=0, lt=1)
     num_heads: PositiveInt = 1
     hidden_dims: tuple[PositiveInt, PositiveInt] = (256, 128)
 
     @field_validator("ptms")
     @classmethod
     def _resolve(cls, value: tuple[PTMConfig, ...]) -> tuple[PTMConfig, ...]:
+        require_open(value)
         return resolve_ptms(value)
 
     @model_validator(mode="after")
@@ -150,15 +189,49 @@ class WSAConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rule_reads_what_is_set(self) -> WSAConfig:
+        scheduled = isinstance(self.attention_temperature, TemperatureSchedule)
+        learned = ("wsa", "dot_product", "paper")
+        for option, is_set, rules in (
+            ("learn_temperature", self.learn_temperature, ("wsa",)),
+            ("attention_temperature", scheduled, ("wsa",)),
+            ("attention_entropy_coefficient", self.attention_entropy_coefficient > 0, learned),
+            ("attention_balance_coefficient", self.attention_balance_coefficient > 0, learned),
+        ):
+            if is_set and self.fusion not in rules:
+                what = "as a schedule " if option == "attention_temperature" else ""
+                raise KeyedError(
+                    option,
+                    f"{what}is read by fusion {', '.join(rules)} alone, not by '{self.fusion}'; remove it",
+                )
+        if scheduled and self.learn_temperature:
+            raise KeyedError("learn_temperature", "the temperature follows a schedule; remove one of the two")
+        return self
+
+    @property
+    def initial_temperature(self) -> float:
+        """Temperature at step 0."""
+        return self.temperature_at(0)
+
+    def temperature_at(self, step: int) -> float:
+        """Temperature after `step` environment steps, unless it is learned."""
+        temperature = self.attention_temperature
+        return temperature.at(step) if isinstance(temperature, TemperatureSchedule) else temperature
+
+
+def require_open(ptms: Sequence[PTMConfig]) -> None:
+    """Raises ValueError for no models, and for models that all enter later than step 0."""
+    if not ptms:
+        raise ValueError("there is no PTM; name at least one")
+    if all(ptm.enters_at > 0 for ptm in ptms):
+        raise ValueError("no PTM is open at step 0; give at least one of them `enters_at: 0`")
+
 
 def validated(model: type[Model], **values: Any) -> Model:
     """Build a config from Python values, with all errors in one UserError line."""
     try:
-        return model(**values)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or model.__name__}: {_message(e)}" for e in error.errors()]
+        return build_config(model, values, model.__name__)
+    except ConfigError as error:
+        lines = [line.removeprefix(f"{model.__name__}: ") for line in error.lines]
         raise UserError("; ".join(lines)) from error
-
-
-def _message(error: Any) -> str:
-    return str(error["msg"]).removeprefix("Value error, ")

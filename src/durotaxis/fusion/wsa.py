@@ -20,6 +20,7 @@ starts near zero so that training begins with every model heard alike.
 from __future__ import annotations
 
 import math
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,13 @@ from torch.nn import functional
 
 from durotaxis.core.errors import UserError
 from durotaxis.core.shapes import Float
-from durotaxis.fusion.combine import Fusion, gated_softmax, normalise, weighted_sum
+from durotaxis.fusion.combine import AttentionFusion
 
 _LAST_LAYER_STD = 1e-3
 
 
-class WeightSharingAttention(Fusion):
+@final
+class WeightSharingAttention(AttentionFusion):
     """attention = softmax_i(MLP([C ; E_i]) / temperature + log gate_i), R = sum_i attention_i E_i.
 
     Args:
@@ -101,47 +103,50 @@ class WeightSharingAttention(Fusion):
         hidden = functional.gelu(self.hidden_norm(self.hidden_layer(hidden)))
         return self.output_layer(hidden)
 
-    def forward(
-        self,
-        context: Float[Tensor, "R C"],
-        embeddings: Float[Tensor, "R K D"],
-        gates: Tensor | None = None,
-    ) -> tuple[Float[Tensor, "R D"], Float[Tensor, "R K"]]:
-        """Representation, and attention averaged over heads."""
-        embeddings = normalise(embeddings)
-        scores = self.score(context, embeddings) * torch.exp(-self.log_temperature)
-        attention = gated_softmax(scores, gates)
-        return weighted_sum(attention, embeddings), attention.mean(2)
+    def scores(
+        self, context: Float[Tensor, "R C"], embeddings: Float[Tensor, "R K D"]
+    ) -> Float[Tensor, "R K H"]:
+        """Output of the shared MLP over the temperature."""
+        return self.score(context, embeddings) * torch.exp(-self.log_temperature)
 
 
 def attention_entropy_penalty(
-    attention: Float[Tensor, "R K"], gates: Tensor | None = None
+    attention: Float[Tensor, "R K *H"], gates: Tensor | None = None
 ) -> Float[Tensor, ""]:
     """Mean over rows of log K - H(attention): 0 when each row is uniform, log K when it is one model.
 
-    Add it to the loss with a positive coefficient to keep attention spread in every state. With gates, it
-    is computed on the attention there would be if every gate above 0 were 1, over these models alone.
-    Gradient flows through `attention`.
+    Add it to the loss with a positive coefficient to keep attention spread in every state. With gates ([K] or
+    [R, K]), it is computed on the attention there would be if every gate above 0 were 1, over these models
+    alone. With heads ([R, K, H]), it is the mean over heads of each head's own penalty. Gradient flows
+    through `attention`. 0 without rows.
     """
-    ungated, uniform = _ungated(attention, gates)
-    return _divergence(ungated, uniform).mean()
+    share, uniform = _ungated(attention, gates)
+    return _divergence(share, uniform).sum() / max(share[..., 0].numel(), 1)
 
 
 def attention_balance_penalty(
-    attention: Float[Tensor, "R K"], gates: Tensor | None = None
+    attention: Float[Tensor, "R K *H"], gates: Tensor | None = None
 ) -> Float[Tensor, ""]:
     """log K - H(mean attention over the batch): 0 when all models are used alike on average.
 
-    Rows may be sharp, as long as different rows prefer different models. Gates as in
-    `attention_entropy_penalty`.
+    Rows may be sharp, as long as different rows prefer different models. Gates, heads and empty batches as
+    in `attention_entropy_penalty`.
     """
-    ungated, uniform = _ungated(attention, gates)
-    return _divergence(ungated.mean(0), uniform.mean(0))
+    share, uniform = _ungated(attention, gates)
+    rows = max(len(share), 1)
+    return _divergence(share.sum(0) / rows, uniform.sum(0) / rows).mean()
 
 
 def _ungated(attention: Tensor, gates: Tensor | None) -> tuple[Tensor, Tensor]:
-    """softmax(score/temperature) over the open models, recovered as attention/gate, and uniform over them."""
-    opened = torch.ones_like(attention) if gates is None else gates.to(attention.dtype).expand_as(attention)
+    """softmax(score/temperature) over the open models, recovered as attention/gate, and uniform over them.
+
+    [R, K] or [R, H, K]: models last.
+    """
+    attention = attention.movedim(1, -1)
+    opened = torch.ones_like(attention)
+    if gates is not None:
+        per_head = gates.unsqueeze(1) if gates.dim() == 2 and attention.dim() == 3 else gates
+        opened = per_head.to(attention.dtype).expand_as(attention)
     mask = (opened > 0).to(attention.dtype)
     share = attention / torch.where(opened > 0, opened, torch.ones_like(opened))
     return share / share.sum(-1, keepdim=True), mask / mask.sum(-1, keepdim=True)

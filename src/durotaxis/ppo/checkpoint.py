@@ -19,11 +19,11 @@ from torch.optim import Optimizer
 
 from durotaxis.core.errors import UserError
 from durotaxis.ppo.protocols import Policy, World
-from durotaxis.ppo.rollout import Slots
+from durotaxis.ppo.rollout import Slots, keep
 from durotaxis.ppo.tally import Tally
 from durotaxis.records import write_atomic
 
-FORMAT = 1
+FORMAT = 2  # 1 kept models under their positions, not their names
 _LIBRARIES = ("durotaxis", "torch", "numpy", "torch_geometric", "transformers")
 
 
@@ -146,11 +146,16 @@ def load_policy(policy: Policy, checkpoint: Checkpoint, path: Path | str) -> Non
 
 
 def restore(
-    checkpoint: Checkpoint, path: Path | str, policy: Policy, optimizer: Optimizer, world: World
+    checkpoint: Checkpoint,
+    path: Path | str,
+    policy: Policy,
+    optimizer: Optimizer,
+    world: World,
+    run_seed: int,
 ) -> TrainState:
     """Take up training where a checkpoint left it: weights, moments, world and counters.
 
-    The present observation and the outputs of frozen parts are not stored but made again.
+    The present observation and what the policy keeps beside it are not stored but made again.
 
     Raises:
         UserError: policy, optimiser or world do not fit the checkpoint.
@@ -171,7 +176,7 @@ def restore(
     return TrainState(
         slots=Slots(
             observation=observation,
-            cached=policy.precompute(observation),
+            cached=keep(policy, observation, world, slots["vector_step"], run_seed),
             vector_step=slots["vector_step"],
             slot_episode=slots["slot_episode"],
             seed=slots["seed"],

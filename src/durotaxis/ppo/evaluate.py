@@ -21,7 +21,11 @@ REPORT_SEED = 2_000_000
 
 @dataclass(frozen=True)
 class EvaluationStep:
-    """One step of the episodes still running, before any reset. A rows; `result` has all B."""
+    """One step of the episodes still running, before any reset. A rows; `result` has all B.
+
+    With `whole_batch` there is a row for every slot; those whose `episodes` is no index into the seeds are
+    idle and do not count.
+    """
 
     slots: Tensor  # [A] int64, slot of each row
     episodes: Tensor  # [A] int64, index into the seeds
@@ -50,6 +54,7 @@ def evaluate(
     seeds: Sequence[int],
     *,
     deterministic: bool = False,
+    whole_batch: bool = False,
     on_step: Callable[[EvaluationStep], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run one episode per seed; a slot that finishes takes the next seed, or is ignored when none is left.
@@ -60,6 +65,9 @@ def evaluate(
     Args:
         world: any batch size; len(seeds) slots do all at once. Its present state is lost.
         deterministic: the distribution's mode instead of a sample.
+        whole_batch: let the policy see and play all slots to the end, also those for which no episode is
+            left. For policies whose colonies look at each other, such as under an intervention that exchanges
+            something between them; otherwise the last episode would be alone.
         on_step: called after every step with what was seen and done, for recording.
 
     Returns:
@@ -77,7 +85,7 @@ def evaluate(
     tally = Tally.zeros(world.num_colonies, table.device)
     rows: dict[int, dict[str, Any]] = {}
     while len(rows) < len(table):
-        slots = queue.active
+        slots = torch.arange(world.num_colonies, device=table.device) if whole_batch else queue.active
         seen = observation if len(slots) == world.num_colonies else observation[slots]
         distribution, value = policy(seen, policy.precompute(seen))
         keys = hash_keys(queue.seeds[slots], Purpose.POLICY, tally.length[slots])
@@ -97,7 +105,7 @@ def evaluate(
         ended = result.terminated | result.truncated
         observation = result.observation
         if bool(ended.any()):
-            done = slots[ended[slots]]
+            done = queue.active[ended[queue.active]]
             finished = finished_rows(world, tally, result.reason, done)
             for index, row in zip(queue.episode[done].tolist(), finished, strict=True):
                 rows[index] = {"seed": int(table[index]), "deterministic": deterministic, **row}

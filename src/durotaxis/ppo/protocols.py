@@ -114,8 +114,19 @@ class Policy(Protocol):
     def __call__(self, observation: Any, cached: Any = None) -> tuple[Distribution, Tensor]:
         """The action distribution and the value [B]."""
 
-    def precompute(self, observation: Any) -> Struct | None:
-        """Outputs of frozen parts, without gradient; handed back as `cached`. None: nothing to keep."""
+    def begin_iteration(self, step: int) -> bool:
+        """Follow whatever schedules there are to `step` environment steps, as a pure function of it.
+
+        Called before each rollout, never within one. Returns whether what `precompute` returned last no
+        longer holds.
+        """
+
+    def precompute(self, observation: Any, keys: Tensor | None = None) -> Struct | None:
+        """Outputs of frozen parts, without gradient, and the policy's own draws; handed back as `cached`.
+
+        `keys` [B] int64 are given in a rollout alone: whatever is random in the policy beside its actions is
+        drawn from them here, so that the update repeats it. None is returned when there is nothing to keep.
+        """
 
     def to_action(self, sample: Any, observation: Any) -> Any:
         """The world's action, in its units."""

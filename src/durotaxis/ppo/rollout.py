@@ -63,7 +63,17 @@ def start(world: World, policy: Policy, run_seed: int) -> Slots:
     observation = world.reset(seed)
     require_finite(observation, "observation")
     tally = Tally.zeros(world.num_colonies, slot_episode.device)
-    return Slots(observation, policy.precompute(observation), 0, slot_episode, seed, tally)
+    cached = keep(policy, observation, world, 0, run_seed)
+    return Slots(observation, cached, 0, slot_episode, seed, tally)
+
+
+def keep(policy: Policy, observation: Struct, world: World, vector_step: int, run_seed: int) -> Struct | None:
+    """What the policy keeps beside the observation of a rollout: outputs of frozen parts, and its own draws.
+
+    The draws depend on (run_seed, vector_step, slot) alone, so it can be made again.
+    """
+    slots = torch.arange(world.num_colonies, device=world.device)
+    return policy.precompute(observation, hash_keys(run_seed, Purpose.MODEL_DROPOUT, vector_step, slots))
 
 
 @torch.no_grad()
@@ -148,7 +158,7 @@ def _advance(
         tally = tally.clear(ended)
         observation = world.reset_where(ended, seed)
         require_finite(observation, "observation")
-    cached = policy.precompute(observation)
+    cached = keep(policy, observation, world, slots.vector_step + 1, run_seed)
     return Slots(observation, cached, slots.vector_step + 1, slot_episode, seed, tally), rows
 
 

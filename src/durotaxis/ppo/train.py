@@ -14,7 +14,7 @@ from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
 from durotaxis.ppo.evaluate import evaluate, summarize, tuning_seeds
 from durotaxis.ppo.monitor import Monitor, Progress, diagnose, rollout_metrics, timing_metrics
 from durotaxis.ppo.protocols import Policy, World
-from durotaxis.ppo.rollout import collect, start
+from durotaxis.ppo.rollout import collect, keep, start
 from durotaxis.ppo.schedule import scheduled, set_learning_rate
 from durotaxis.ppo.update import add_parameters, make_optimizer, trainable_parameters, update
 from durotaxis.records import RunDirectory
@@ -68,9 +68,10 @@ def train(
     optimizer = make_optimizer(policy, ppo)
     num_iterations = training.num_iterations(ppo)
     if resume:
-        state = restore(load(run.last_checkpoint), run.last_checkpoint, policy, optimizer, world)
+        state = restore(load(run.last_checkpoint), run.last_checkpoint, policy, optimizer, world, seed)
         run.cut_after(state.iteration)
     else:
+        policy.begin_iteration(0)
         state = TrainState(start(world, policy, seed))
     frozen_hash, config = policy.frozen_hash(), run.config_text
     kept = snapshot(policy, optimizer, world, state, config, frozen_hash)
@@ -83,7 +84,9 @@ def train(
             last = state.iteration + 1 == num_iterations
             if trainable_parameters(policy) != trainable:
                 trainable = trainable_parameters(policy)
-                state, frozen_hash = _follow_freezing(policy, optimizer, ppo, state)
+                add_parameters(optimizer, policy, ppo)  # the moments of all others stay
+                frozen_hash = policy.frozen_hash()
+                state = _keep_anew(policy, world, state, seed)
             before, state = (
                 state,
                 _iterate(world, policy, optimizer, state, seed, ppo, training, monitor, sink),
@@ -110,17 +113,11 @@ def train(
     return state
 
 
-def _follow_freezing(
-    policy: Policy, optimizer: Any, ppo: PPOConfig, state: TrainState
-) -> tuple[TrainState, str]:
-    """Take up parameters whose `requires_grad` was set by hand since the last update.
-
-    The optimiser gets a group for what began to learn, its other moments stay; what is kept of frozen parts
-    is computed anew, and their hash is that of what is frozen now.
-    """
-    add_parameters(optimizer, policy, ppo)
-    slots = dataclasses.replace(state.slots, cached=policy.precompute(state.slots.observation))
-    return dataclasses.replace(state, slots=slots), policy.frozen_hash()
+def _keep_anew(policy: Policy, world: World, state: TrainState, seed: int) -> TrainState:
+    """The same state, with what the policy keeps beside the present observation computed anew."""
+    slots = state.slots
+    cached = keep(policy, slots.observation, world, slots.vector_step, seed)
+    return dataclasses.replace(state, slots=dataclasses.replace(slots, cached=cached))
 
 
 def _iterate(
@@ -138,6 +135,8 @@ def _iterate(
     began = time.perf_counter()
     iteration = state.iteration + 1
     done = state.iteration / training.num_iterations(ppo)
+    if policy.begin_iteration(state.step):
+        state = _keep_anew(policy, world, state, seed)
     rate = scheduled(ppo.learning_rate, ppo.learning_rate_schedule, ppo.learning_rate_end, done)
     set_learning_rate(optimizer, rate)
 

@@ -101,6 +101,8 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = ()) -> Job:
     RunDirectory.require_free(directory)
     device = select_device(config)
     policy = build_policy(config, device)
+    first = DurotaxisEnv(config.env, 1, device).reset([0])
+    policy.require_cache_fits(first, config.ppo.steps_per_rollout)
     calibrated = calibrate_policy(policy, config.env, config.run.seed)
     record = provenance(policy, config.run.seed, device, calibrated)
     return Job(config, policy, RunDirectory.create(directory, to_yaml(config), record), device)
