@@ -1,11 +1,11 @@
 """Three pre-trained models on an Atari game: PPO of Stable-Baselines3 on pixels, with attention over models.
 
-    python examples/atari_fusion.py                # 4,000 steps of Pong, about two minutes on one core
+    python examples/atari_fusion.py                # 4,000 steps of Pong, two minutes on one core
     python examples/atari_fusion.py --game Breakout --steps 100000 --side 84
 
-Needs the extras: pip install "durotaxis[sb3,atari]"; the games come with ale-py. Two frozen random ResNets,
-calibrated on pictures of random play, and a small network trained with the policy look at a stack of four grey
-frames. A few thousand steps show that everything works; nobody learns Pong from them.
+Needs the extras: pip install "durotaxis[sb3,atari]"; the games come with ale-py. Two frozen random
+ResNets, calibrated on pictures of random play, and a small network trained with the policy look at a stack of
+four grey frames. A few thousand steps show that everything works; nobody learns Pong from them.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Needs the extra: pip install "durotaxis[torchrl]". The world is a colony steered by five numbers: its field is
 the picture, its graph features are the context. One frozen random ResNet (calibrated on random play) and one
-small network that learns with the policy are shared by actor and critic. Prints attention as training goes on.
+small network that learns with the policy are shared by actor and critic. Prints attention at each iteration.
 """
 
 from __future__ import annotations
