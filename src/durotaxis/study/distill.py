@@ -176,7 +176,7 @@ def _require_alike(teacher: EnvConfig, student: EnvConfig) -> None:
         raise _differ("observation", teacher.observation, student.observation)
     if teacher.count_scale != student.count_scale:
         raise UserError(
-            f"counts are divided by {teacher.count_scale:g} for the teacher and {student.count_scale:g} for the "
+            f"counts are divided by {teacher.count_scale:g} for the teacher, {student.count_scale:g} for the "
             f"student; set env.observation.count_scale={teacher.count_scale:g}"
         )
 
