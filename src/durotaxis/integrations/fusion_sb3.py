@@ -166,7 +166,8 @@ def calibrate_on(model: BaseAlgorithm, seed: int = 0, num_images: int = MIN_CALI
         raise UserError("the model has no environment to calibrate in; call model.set_env(env) first")
     env.seed(seed)
     env.action_space.seed(seed)
-    observations, seen = env.reset(), []
+    observations: Any = env.reset()
+    seen = []
     for step in range(-(-num_images // env.num_envs) * _EVERY):
         if step % _EVERY == 0:
             tensors, _ = model.policy.obs_to_tensor(observations)

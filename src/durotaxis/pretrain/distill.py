@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -58,17 +59,22 @@ class DistillConfig(Config):
 
 
 @dataclass(frozen=True)
-class Lesson(Struct):
-    """States and what the teacher says about them; everything leads with [B]."""
+class Targets(Struct):
+    """What the teacher says about B states."""
 
-    node_fields: ClassVar[tuple[str, ...]] = ("kind_probs", "alpha", "beta")
-
-    observation: Observation
-    cached: PTMFeatures | None  # of the student's frozen models
     kind_probs: Tensor  # [B,N,3], 0 in empty slots
     alpha: Tensor  # [B,N,4], 1 in empty slots
     beta: Tensor  # [B,N,4]
     value: Tensor  # [B]
+
+
+@dataclass(frozen=True)
+class Lesson(Struct):
+    """States and what the teacher says about them; everything leads with [B]."""
+
+    observation: Observation
+    cached: PTMFeatures | None  # of the student's frozen models
+    targets: Targets
 
 
 @dataclass(frozen=True)
@@ -92,13 +98,13 @@ def beta_kl(alpha: Tensor, beta: Tensor, other_alpha: Tensor, other_beta: Tensor
     )
 
 
-def action_kl(lesson: Lesson, student: ActionDistribution) -> Tensor:
+def action_kl(teacher: Targets, student: ActionDistribution) -> Tensor:
     """KL(teacher ‖ student) of every node's kind and parameters, [B,N] nats; 0 in empty slots."""
-    ours, theirs = lesson.kind_probs, student.kind_probs
+    ours, theirs = teacher.kind_probs, student.kind_probs
     # A kind the mask forbids has probability 0 in both.
     log_ratio = ours.clamp_min(_TINY).log() - theirs.clamp_min(_TINY).log()
     of_kind = (ours * log_ratio).sum(-1)
-    of_parameters = beta_kl(lesson.alpha, lesson.beta, student.alpha, student.beta).sum(-1)
+    of_parameters = beta_kl(teacher.alpha, teacher.beta, student.alpha, student.beta).sum(-1)
     return of_kind + ours[..., Kind.SPAWN] * of_parameters
 
 
@@ -129,15 +135,14 @@ def distill(
     learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=config.learning_rate)
     driven = round(config.student_share * config.num_colonies)
-    seats = _sit_down(world, seed, _TAUGHT)
+    seats = sit_down(world, seed, _TAUGHT)
     began = time.perf_counter()
     for iteration in range(1, config.num_iterations + 1):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1 - (iteration - 1) / config.num_iterations)
-        lesson, seats = _play(world, teacher, student, seats, config.rollout_steps, driven, seed, _TAUGHT)
-        student.train()  # dropout in the heads; frozen and pre-trained parts stay in eval mode
-        means = _learn(student, optimizer, lesson, config, int(hash_keys(seed, Purpose.MINIBATCH, iteration)))
-        student.eval()
+        lesson, seats = play(world, teacher, student, seats, config.rollout_steps, driven, seed, _TAUGHT)
+        with _dropout(student, int(hash_keys(seed, Purpose.MINIBATCH, iteration, _TAUGHT))):
+            means = _learn(student, optimizer, lesson, config)
         step = iteration * config.num_colonies * config.rollout_steps
         elapsed = time.perf_counter() - began
         yield {
@@ -159,8 +164,8 @@ def held_out(
         world: a batch of its own; every eighth of 128 steps is kept.
     """
     driven = world.num_colonies if by_student else 0
-    seats = _sit_down(world, seed, _HELD_OUT)
-    return _play(world, teacher, student, seats, HELD_OUT_STEPS, driven, seed, _HELD_OUT, _HELD_OUT_EVERY)[0]
+    seats = sit_down(world, seed, _HELD_OUT)
+    return play(world, teacher, student, seats, HELD_OUT_STEPS, driven, seed, _HELD_OUT, _HELD_OUT_EVERY)[0]
 
 
 @torch.no_grad()
@@ -171,17 +176,17 @@ def measure(student: HybridActorCritic, lesson: Lesson, batch: int = 128) -> dic
     """
     student.eval()
     kl, error = [], []
-    for rows in torch.arange(len(lesson.value), device=lesson.value.device).split(batch):
+    for rows in torch.arange(len(lesson.targets.value), device=lesson.targets.value.device).split(batch):
         part = lesson[rows]
         distribution, value = student(part.observation, part.cached)
-        kl.append(action_kl(part, distribution).sum(1))
-        error.append(value - part.value)
+        kl.append(action_kl(part.targets, distribution).sum(1))
+        error.append(value - part.targets.value)
     total, nodes = torch.cat(kl), lesson.observation.node_mask.sum()
     return {
         "kl": float(total.mean()),
         "kl_per_node": float(total.sum() / nodes.clamp_min(1)),
         "value_error": float(torch.cat(error).square().mean().sqrt()),
-        "value_spread": float(lesson.value.std()),
+        "value_spread": float(lesson.targets.value.std()),
     }
 
 
@@ -190,24 +195,22 @@ def _learn(
     optimizer: torch.optim.Optimizer,
     lesson: Lesson,
     config: DistillConfig,
-    seed: int,
 ) -> dict[str, float]:
     """Several passes over a lesson; returns means over minibatches."""
-    generator = torch.Generator().manual_seed(seed & (2**63 - 1))
     sums: dict[str, float] = {}
     count = 0
     learned = [p for group in optimizer.param_groups for p in group["params"]]
     for _ in range(config.num_epochs):
-        order = torch.randperm(len(lesson.value), generator=generator).to(lesson.value.device)
+        order = torch.randperm(len(lesson.targets.value)).to(lesson.targets.value.device)
         for rows in order.tensor_split(config.num_minibatches):
             part = lesson[rows]
             distribution, value = student(part.observation, part.cached)
-            kl = action_kl(part, distribution).sum(1).mean()
-            error = (value - part.value).square().mean()
+            kl = action_kl(part.targets, distribution).sum(1).mean()
+            error = (value - part.targets.value).square().mean()
             loss = kl + config.value_coefficient * error
             if not bool(loss.isfinite()):
                 raise UserError(
-                    f"the loss became {float(loss)} (kl {float(kl):g}, value {float(error):g}); "
+                    f"the loss is not finite (kl {kl.item():g}, value {error.item():g}); "
                     "try a lower distill.learning_rate"
                 )
             optimizer.zero_grad()
@@ -226,7 +229,21 @@ def _learn(
     return {name: total / count for name, total in sums.items()}
 
 
-def _sit_down(world: DurotaxisEnv, seed: int, use: int) -> Seats:
+@contextmanager
+def _dropout(student: HybridActorCritic, seed: int) -> Iterator[None]:
+    """Dropout in the heads (pre-trained parts stay in eval mode), all of torch's draws from `seed`."""
+    device = student.low.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        student.train()
+        try:
+            yield
+        finally:
+            student.eval()
+
+
+def sit_down(world: DurotaxisEnv, seed: int, use: int) -> Seats:
+    """The first episode of every colony; `use` keeps the episodes of different uses of a seed apart."""
     episode = torch.zeros(world.num_colonies, dtype=torch.int64, device=world.device)
     return Seats(world.reset(_seeds(seed, episode, use)), episode, 0)
 
@@ -237,7 +254,7 @@ def _seeds(seed: int, episode: Tensor, use: int) -> Tensor:
 
 
 @torch.no_grad()
-def _play(
+def play(
     world: DurotaxisEnv,
     teacher: HybridActorCritic,
     student: HybridActorCritic,
@@ -248,7 +265,10 @@ def _play(
     use: int,
     every: int = 1,
 ) -> tuple[Lesson, Seats]:
-    """Play on, the first `driven` colonies by the student; each `every`-th state goes into the lesson."""
+    """Play on, the first `driven` colonies by the student; each `every`-th state goes into the lesson.
+
+    Draws depend on (seed, use, step, colony) alone, so a colony's life depends only on who drives it.
+    """
     slots = torch.arange(world.num_colonies, device=world.device)
     lessons = []
     for number in range(1, num_steps + 1):
@@ -263,11 +283,8 @@ def _play(
             sample = student(mine, part)[0].sample(keys[:driven])
             action = action.put(slots[:driven], student.to_action(sample, mine))
         if kept:
-            lessons.append(
-                Lesson(
-                    observation, cached, distribution.kind_probs, distribution.alpha, distribution.beta, value
-                )
-            )
+            said = Targets(distribution.kind_probs, distribution.alpha, distribution.beta, value)
+            lessons.append(Lesson(observation, cached, said))
         result = world.step(action)
         ended = result.terminated | result.truncated
         episode, observation = seats.episode + ended, result.observation
