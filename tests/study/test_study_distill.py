@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,10 @@ def test_an_interrupted_lesson_is_kept(teacher, monkeypatch, capsys):
     assert any(not torch.equal(kept[name], value) for name, value in fresh.items())
     assert len(read_jsonl(Path("kept/distillation.jsonl"))) == 1
     assert not Path("kept/distillation.json").exists()
+
+
+def test_the_page_states_every_key_and_default():
+    page = (Path(__file__).parents[2] / "docs" / "distillation.md").read_text("utf-8")
+    stated = dict(re.findall(r"^\| `distill\.(\w+)` \| (\S+) \|", page, re.M))
+    config = teaching.DistillConfig()
+    assert stated == {name: str(getattr(config, name)) for name in type(config).model_fields}
