@@ -16,13 +16,12 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from env import machine, tensor_bytes
 
 from durotaxis.agent import HybridActorCritic
 from durotaxis.agent.scripted import SCRIPTED
@@ -35,6 +34,7 @@ from durotaxis.ppo.loss import ppo_loss
 from durotaxis.study.calibrate import calibrate_policy
 from durotaxis.study.config import RootConfig, find_config
 from durotaxis.study.run import build_policy
+from env import machine, tensor_bytes
 
 POOL = (
     "{model_type: resnet18_random, seed: 0, freeze: FREEZE}",
@@ -173,7 +173,18 @@ def baseline_of(config: str, freeze: bool, cached: bool) -> Arm:
 
 def arms_table(options: argparse.Namespace, observation: Observation) -> list[dict[str, Any]]:
     """WSA with K models against one backbone, frozen (cached and not) and trained."""
-    heads = ("arm", "models", "cache", "rollout", "update", "ratio", "low - high", "backbones", "trained", "kept")
+    heads = (
+        "arm",
+        "models",
+        "cache",
+        "rollout",
+        "update",
+        "ratio",
+        "low - high",
+        "backbones",
+        "trained",
+        "kept",
+    )
     line = "{:<24} {:<8} {:<6} {:>9} {:>9} {:>6} {:>12} {:>11} {:>10} {:>9}"
     print("\n" + line.format(*heads))
     rows = []

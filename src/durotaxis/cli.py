@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from durotaxis.console import counting_view, duration, how_to_go_on, make_console, table, training_view
+from durotaxis.console import (
+    counting_view,
+    duration,
+    how_to_go_on,
+    make_console,
+    reporting_view,
+    table,
+    training_view,
+)
 from durotaxis.core.errors import UserError
 from durotaxis.records import RecordError, require_writable, write_json
 
@@ -151,6 +159,58 @@ def evaluate(
     console.print(f"{job.checkpoint_path} on {result['scenario']}, {seeds} held-out episodes", markup=False)
     typer.echo(text_table([summary]))
     console.print(f"written to {path}", markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "durotaxis distill runs/baseline-1\n\n"
+    "durotaxis distill runs/baseline-1 --config configs/quick.yaml --steps 100000 run.seed=1\n\n"
+    "durotaxis distill runs/baseline-1 distill.student_share=0 run.directory=runs/taught"
+)
+def distill(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="A trained run, or a checkpoint of one.")],
+    overrides: Overrides = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Of the student; default the teacher's own, with WSA."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Environment steps; default 50,000.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Held-out episodes that both play afterwards.")] = 100,
+) -> None:
+    """Teach an agent what a trained one does; `train --resume` goes on from there."""
+    from durotaxis.study.distill import prepare_distillation
+
+    console = make_console()
+    job = prepare_distillation(teacher, config, overrides or [], steps)
+    for note in job.student.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    console.print(job.describe(), markup=False, soft_wrap=True)
+    go_on = f"go on with PPO: durotaxis train --resume {job.directory}"
+    try:
+        with reporting_view(console, job.total_steps, "step") as advance:
+            result = job.run(seeds, advance)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; the student as it is now is in {job.directory}", soft_wrap=True)
+        console.print(go_on, markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    whens = ("before", "after")
+    rows = [
+        (f"{name}, on {places.replace('_', ' ')}", *(f"{result[when][places][key]:.3f}" for when in whens))
+        for key, name in (
+            ("kl_per_node", "KL per node"),
+            ("kl", "KL per colony"),
+            ("value_error", "value error"),
+        )
+        for places in ("teacher_states", "student_states")
+    ]
+    console.print(table("teacher and student", ("", *whens), rows))
+    played = [
+        (name, f"{row['return_mean']:.2f}", f"{row['success_rate']:.2f}", f"{row['length_mean']:.0f}")
+        for name, row in result["evaluation"].items()
+    ]
+    console.print(table(f"{seeds} held-out episodes", ("", "return", "success", "length"), played))
+    console.print(f"written to {job.directory}", markup=False, soft_wrap=True)
+    console.print(go_on, markup=False, soft_wrap=True)
 
 
 @scenario_app.command("list", epilog="Example:\n\ndurotaxis scenario list")

@@ -69,6 +69,25 @@ def counting_view(console: Console, label: str, total: int) -> Iterator[Callable
         yield lambda count: bar.update(task, advance=count)
 
 
+@contextmanager
+def reporting_view(console: Console, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
+    """Shows (done, numbers): a bar on a terminal, a line now and then elsewhere."""
+    if console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task(unit, total=total, numbers="starting")
+            yield lambda done, numbers: bar.update(task, completed=done, numbers=numbers)
+        return
+    shown: list[float] = []
+
+    def print_line(done: int, numbers: str) -> None:
+        now = time.monotonic()
+        if not shown or now - shown[-1] >= PLAIN_SECONDS or done >= total:
+            shown.append(now)
+            console.print(f"{unit} {done:,} of {total:,}  {numbers}", soft_wrap=True)
+
+    yield print_line
+
+
 def how_to_go_on(stop: Interrupted, directory: Path) -> str:
     """What to tell after Ctrl-C."""
     return (

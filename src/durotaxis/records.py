@@ -24,6 +24,8 @@ METRICS = "metrics.jsonl"
 EPISODES = "episodes.jsonl"
 ATTENTION = "attention.jsonl"
 EVALUATIONS = "evaluations.jsonl"
+DISTILLATION = "distillation.jsonl"
+DISTILLATION_SUMMARY = "distillation.json"
 TRACES = "episodes"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
@@ -132,6 +134,16 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column("seed", "int64", "episode seed: 1,000,000 + j while tuning, 2,000,000 + j in reports"),
         Column("deterministic", "true/false", "the mode instead of a sample"),
         *_EPISODE,
+    ),
+    DISTILLATION: (
+        *_WHEN,
+        Column("kl", "nat", "KL(teacher, student), sum over nodes, mean over states and minibatches"),
+        Column("kl_per_node", "nat", "the same per living node"),
+        Column("value_loss", "1", "mean square of the difference of their values"),
+        Column("gradient_norm", "1", "L2 norm of all gradients before clipping, mean over minibatches"),
+        Column("learning_rate", "1", "of the iteration"),
+        Column("elapsed_s", "s", "time of the distillation so far", wall_clock=True),
+        Column("steps_per_s", "1/s", "environment steps per second of it", wall_clock=True),
     ),
     f"{TRACES}/<n>.jsonl.gz": (
         Column("step", "steps", "step within the episode, from 0"),

@@ -14,6 +14,23 @@ RUNS = {
         ["--steps", "48", "--colonies", "2", "--length", "20", "--episodes", "2"],
         ["held-out episodes", "before", "after 48 steps", "mean action", "reach the goal"],
     ),
+    "fusion_plain_torch": (
+        ["--steps", "30"],
+        ["error after 30 steps: attention 0.", "plain mean 0.", "camera 2 shows the light"],
+    ),
+    "fusion_torchrl": (
+        ["--iterations", "2", "--steps", "8"],
+        ["resnet18_random", "graph_cnn", "    16", "frozen weights: unchanged"],
+    ),
+    "atari_fusion": (
+        ["--steps", "60", "--envs", "16", "--side", "20"],
+        [
+            "Pong: calibrated resnet18_random and resnet34_random",
+            "resnet34_random         graph_cnn",
+            "after 64",
+            "frozen weights: unchanged",
+        ],
+    ),
     "torchrl_rollout": (
         ["--colonies", "2", "--steps", "4"],
         [
@@ -51,7 +68,7 @@ def test_help_has_examples(name, capsys):
     assert "default: " in printed
 
 
-@pytest.mark.parametrize("name", ["gymnasium_loop", "torchrl_rollout"])
+@pytest.mark.parametrize("name", ["gymnasium_loop", "torchrl_rollout", "fusion_torchrl"])
 def test_a_wrong_scenario_is_one_line(name, capsys):
     assert load(name).main(["--scenario", "moot"]) == 2
     assert capsys.readouterr().err == (
@@ -73,6 +90,33 @@ def test_wrong_options_of_the_rollout_are_one_line(arguments, message, capsys):
     printed = capsys.readouterr().err
     assert printed.startswith(f"torchrl_rollout: {message}")
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("atari_fusion", ["--game", "Pnog"], "there is no game 'Pnog'; known are Adventure, "),
+        ("atari_fusion", ["--side", "8"], "--side 8: pictures need at least 16 pixels a side"),
+        ("atari_fusion", ["--envs", "0"], "--steps must be at least 1 and --envs at least 2"),
+        ("fusion_torchrl", ["--iterations", "0"], "--iterations and --steps must be at least 1"),
+        ("fusion_plain_torch", ["--steps", "0"], "--steps must be at least 1"),
+    ],
+)
+def test_wrong_options_of_fusion_examples_are_one_line(name, arguments, message, capsys):
+    assert load(name).main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"{name}: {message}")
+    assert printed.count("\n") == 1
+
+
+def test_attention_of_the_plain_example_follows_the_context():
+    """Each model is listened to where its camera shows the light, and that pays."""
+    example = load("fusion_plain_torch")
+    example.torch.manual_seed(0)
+    error, table = example.train(example.WeightSharingAttention(example.WIDTH, 2), 100, 0)
+    of_mean, _ = example.train(example.MeanFusion(), 30, 0)
+    assert table.diagonal().min() > 0.85
+    assert error < 0.6 * of_mean
 
 
 def test_a_wrong_seed_of_the_loop_is_one_line(capsys):

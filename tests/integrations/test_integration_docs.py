@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from durotaxis.env import EnvConfig
+from durotaxis.fusion.conformance import PROPERTIES
 from durotaxis.integrations import GLOBAL_ID, NODE_ID
 from durotaxis.integrations.actions import GLOBAL_ACTIONS
 from durotaxis.integrations.spaces import observation_space
@@ -29,7 +30,7 @@ def test_an_example_runs(number):
 
 
 def test_there_is_an_example_of_each():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 7
 
 
 def test_the_observation_table_is_the_space():
@@ -50,6 +51,17 @@ def test_the_global_action_table_is_in_order():
     assert [(row[0], row[1]) for row in rows("Global action")] == [
         (str(i), n) for i, n in enumerate(GLOBAL_ACTIONS)
     ]
+
+
+def test_the_properties_of_fusion_rules_are_those_that_are_checked():
+    wanted = [(name, " ".join(check.__doc__.split()).rstrip(".")) for name, check in PROPERTIES.items()]
+    assert [(row[0], row[1]) for row in rows("Your own fusion rule")] == wanted
+
+
+def test_the_table_of_examples_names_files_that_exist():
+    named = [row[0] for row in rows("Pre-trained models in other stacks")]
+    assert len(named) == 3
+    assert all((Path(__file__).parents[2] / name).is_file() for name in named)
 
 
 def test_the_ids():

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from durotaxis.fusion.config import PTMConfig as PTMConfig
     from durotaxis.fusion.config import TemperatureSchedule as TemperatureSchedule
     from durotaxis.fusion.config import WSAConfig as WSAConfig
+    from durotaxis.fusion.conformance import FusionConformanceError as FusionConformanceError
+    from durotaxis.fusion.conformance import check_extractor as check_extractor
+    from durotaxis.fusion.conformance import check_fusion as check_fusion
     from durotaxis.fusion.extractor import Intervention as Intervention
     from durotaxis.fusion.extractor import MultiPTMFeatureExtractor as MultiPTMFeatureExtractor
     from durotaxis.fusion.graph import GraphInput as GraphInput
@@ -66,6 +69,9 @@ _HOME = {
     "PTMConfig": "config",
     "TemperatureSchedule": "config",
     "WSAConfig": "config",
+    "FusionConformanceError": "conformance",
+    "check_extractor": "conformance",
+    "check_fusion": "conformance",
     "Intervention": "extractor",
     "MultiPTMFeatureExtractor": "extractor",
     "GraphInput": "graph",

@@ -106,7 +106,7 @@ def count_parameters(ptm: PTM) -> ParameterCount:
 
 def parameter_table(extractor: MultiPTMFeatureExtractor) -> tuple[ParameterCount, ...]:
     """Sizes of every model, in order, so that adapters do not silently outweigh the models."""
-    return tuple(count_parameters(cast(PTM, ptm)) for ptm in extractor.ptms)
+    return tuple(count_parameters(ptm) for ptm in extractor.ptms)
 
 
 def _image_run(ptm: PTM) -> Callable[[], Tensor]:

@@ -359,7 +359,7 @@ class MultiPTMFeatureExtractor(nn.Module):
     @property
     def graph_readers(self) -> tuple[str, ...]:
         """Names of the models that read the graph instead of the image."""
-        return tuple(ptm.name for ptm in self.ptms if getattr(ptm.record, "reads", "image") == "graph")
+        return tuple(ptm.name for ptm in self.ptms if ptm.record.reads == "graph")
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters by part, those of frozen backbones included.

@@ -17,6 +17,11 @@ _HOMES = {
     "ColonyVecEnv": "sb3",
     "GraphExtractor": "sb3",
     "ColonyTensorEnv": "torchrl",
+    "PictureFusion": "picture_fusion",
+    "WSAFeaturesExtractor": "fusion_sb3",
+    "WSAModule": "fusion_torchrl",
+    "calibrate_on": "fusion_sb3",
+    "wsa_policy_kwargs": "fusion_sb3",
     "global_action": "actions",
     "preferred_action": "actions",
 }
@@ -29,9 +34,14 @@ __all__ = [
     "ColonyVecEnv",
     "ColonyVectorEnv",
     "GraphExtractor",
+    "PictureFusion",
+    "WSAFeaturesExtractor",
+    "WSAModule",
+    "calibrate_on",
     "global_action",
     "preferred_action",
     "register_envs",
+    "wsa_policy_kwargs",
 ]
 
 register_envs()

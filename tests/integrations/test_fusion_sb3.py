@@ -1,0 +1,237 @@
+"""Pre-trained models inside Stable-Baselines3: layouts, and weights that survive all that SB3 does to them."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from integration_cases import TINY
+from stable_baselines3 import A2C, DQN, PPO
+from torch import nn
+
+from durotaxis.core.errors import UserError
+from durotaxis.fusion.backbones import Backbone
+from durotaxis.integrations import (
+    ColonyVecEnv,
+    PictureFusion,
+    WSAFeaturesExtractor,
+    calibrate_on,
+    wsa_policy_kwargs,
+)
+from durotaxis.integrations.picture_fusion import three_channels
+
+PTMS = [
+    {"model_type": "resnet18_random", "tap": "layer1"},
+    {"model_type": "graph_cnn", "freeze": False, "tap": "block1"},
+]
+SIZES = {"features_dim": 16, "context_dim": 8, "ptms": PTMS}
+
+
+class Dots(gym.Env):
+    """A bright dot left or right; naming its side is worth 1."""
+
+    def __init__(self, layout="last", channels=4, dtype=np.uint8):
+        self.channels, self.layout, self.dtype = channels, layout, dtype
+        shape = (16, 20, channels) if layout == "last" else (channels, 16, 20)
+        self.observation_space = spaces.Box(0, 255 if dtype == np.uint8 else 1, shape, dtype)
+        self.action_space = spaces.Discrete(2)
+
+    def _look(self):
+        self.side = int(self.np_random.integers(2))
+        picture = self.np_random.random((16, 20, self.channels)) * 0.2
+        picture[4:12, 10 * self.side : 10 * self.side + 10] += 0.7
+        picture = picture if self.layout == "last" else picture.transpose(2, 0, 1)
+        return (picture * 255).astype(np.uint8) if self.dtype == np.uint8 else picture.astype(np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self._look(), {}
+
+    def step(self, action):
+        self.count += 1
+        reward = float(action == self.side)
+        return self._look(), reward, False, self.count >= 8, {}
+
+
+def ppo(env, **kwargs):
+    return PPO(
+        "CnnPolicy", env, n_steps=16, batch_size=8, n_epochs=2, seed=0, device="cpu", policy_kwargs=kwargs
+    )
+
+
+def frozen(model):
+    return model.policy.features_extractor.fusion.extractor.frozen_hash()
+
+
+def backbones(model):
+    ptms = model.policy.features_extractor.fusion.extractor.ptms
+    return [value.clone() for ptm in ptms for value in ptm.backbone.state_dict().values()]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = ppo(Dots(), **wsa_policy_kwargs(**SIZES))
+    assert calibrate_on(model, num_images=512) == ["resnet18_random"]
+    before, weights = frozen(model), backbones(model)
+    model.learn(32)
+    return model, before, weights
+
+
+def test_pre_trained_weights_survive_ppo_to_the_bit(trained):
+    model, before, weights = trained
+    assert frozen(model) == before
+    after = backbones(model)
+    changed = [not torch.equal(one, two) for one, two in zip(weights, after, strict=True)]
+    num_frozen = len(model.policy.features_extractor.fusion.extractor.ptms[0].backbone.state_dict())
+    assert not any(changed[:num_frozen])
+    assert all(changed[num_frozen:]), "the trainable model did not learn"
+    scorer = model.policy.features_extractor.fusion.extractor.fusion.output_layer.weight
+    assert scorer.grad is not None
+    assert scorer.grad.abs().sum() > 0
+
+
+def test_without_the_guards_the_same_training_changes_them(monkeypatch):
+    """The proof that the hash sees what SB3 does: batch statistics, and orthogonal initialisation."""
+    monkeypatch.setattr(Backbone, "train", nn.Module.train)
+    model = ppo(Dots(), **wsa_policy_kwargs(**SIZES))
+    calibrate_on(model)
+    before = frozen(model)
+    model.learn(16)
+    assert frozen(model) != before
+
+    def unguarded(module, fn):
+        return nn.Module.apply(module.to(memory_format=torch.contiguous_format), fn)
+
+    monkeypatch.setattr(WSAFeaturesExtractor, "apply", unguarded)
+    options = {**wsa_policy_kwargs(**SIZES), "ortho_init": True}
+    assert frozen(ppo(Dots(), **options)) != frozen(ppo(Dots(), **{**options, "ortho_init": False}))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_orthogonal_initialisation_is_refused(algorithm, shared):
+    options = {**wsa_policy_kwargs(**SIZES), "ortho_init": True, "share_features_extractor": shared}
+    with pytest.raises(UserError, match="would overwrite the weights of pre-trained models; pass policy_kw"):
+        algorithm("CnnPolicy", Dots(), policy_kwargs=options, device="cpu")
+
+
+def test_what_was_overwritten_is_restored_and_harmless_functions_pass():
+    extractor = WSAFeaturesExtractor(Dots().observation_space, **SIZES)
+    before = extractor.fusion.extractor.frozen_hash()
+    with pytest.raises(UserError):
+        extractor.apply(lambda part: nn.init.ones_(part.weight) if isinstance(part, nn.Conv2d) else None)
+    assert extractor.fusion.extractor.frozen_hash() == before
+    seen = []
+    assert extractor.apply(lambda part: seen.append(part)) is extractor
+    assert extractor in seen
+
+
+def test_saved_models_come_back_calibrated(trained, tmp_path):
+    model, before, _ = trained
+    model.save(tmp_path / "model")
+    loaded = PPO.load(tmp_path / "model", device="cpu")
+    assert frozen(loaded) == before
+    assert calibrate_on(loaded) == []
+    observation = Dots().reset(seed=3)[0]
+    assert (
+        loaded.predict(observation, deterministic=True)[0]
+        == model.predict(observation, deterministic=True)[0]
+    )
+
+
+def test_other_algorithms_and_no_calibration_where_none_is_needed():
+    options = wsa_policy_kwargs(**{**SIZES, "ptms": PTMS[1:]})
+    del options["ortho_init"]
+    model = DQN("CnnPolicy", Dots(), policy_kwargs=options, buffer_size=64, learning_starts=8, device="cpu")
+    assert calibrate_on(model) == []
+    model.learn(16)
+
+
+def test_uncalibrated_models_are_refused_before_they_are_used():
+    extractor = WSAFeaturesExtractor(Dots().observation_space, **SIZES)
+    with pytest.raises(UserError, match="resnet18_random: frozen random models need the statistics"):
+        extractor(torch.zeros(1, 16, 20, 4))
+
+
+def graph_cnn_fusion(shape, **options):
+    torch.manual_seed(0)
+    return PictureFusion(shape, embedding_dim=8, context_dim=4, ptms=PTMS[1:] * 2, **options)
+
+
+def test_layouts_and_dtypes_are_the_same_picture():
+    first = graph_cnn_fusion((4, 16, 20))
+    last = graph_cnn_fusion((16, 20, 4))
+    image = torch.randint(0, 256, (2, 4, 16, 20), dtype=torch.uint8)
+    expected = first(image)
+    for module, value in ((first, image / 255), (last, image.permute(0, 2, 3, 1))):
+        torch.testing.assert_close(module(value), expected)
+    sequence = first(image.view(1, 2, 4, 16, 20))
+    assert sequence[0].shape == (1, 2, 8)
+    torch.testing.assert_close(sequence[1][0], expected[1])
+
+
+def test_models_see_three_channels_and_the_context_all():
+    stack = torch.arange(5.0).view(1, 5, 1, 1)
+    seen = {count: three_channels(stack[:, :count]).flatten().tolist() for count in range(1, 6)}
+    assert seen == {1: [0, 0, 0], 2: [0, 1, 1], 3: [0, 1, 2], 4: [1, 2, 3], 5: [2, 3, 4]}
+    module = graph_cnn_fusion((4, 16, 20))
+    image = torch.rand(1, 4, 16, 20)
+    older = image.clone()
+    older[:, 0] = 0
+    assert torch.equal(module.pictures(image), module.pictures(older))
+    assert not torch.equal(module.picture_context(image), module.picture_context(older))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: graph_cnn_fusion((16, 20)), r"a picture has shape \[C, H, W\] or \[H, W, C\], not \[16, 20\]"),
+        (lambda: graph_cnn_fusion((3, 9, 3)), "say where the channels are"),
+        (lambda: graph_cnn_fusion((3, 9, 9), channels="middle"), "channels is 'middle'"),
+        (lambda: graph_cnn_fusion((3, 9, 9), readout="sampled")(torch.zeros(1, 3, 9, 9)), "needs points"),
+        (lambda: graph_cnn_fusion((3, 9, 9))(torch.zeros(1, 9, 9, 3)), r"shape \[1, 9, 9, 3\]; \[B, 3, 9, 9\]"),
+        (lambda: graph_cnn_fusion((3, 9, 9))(torch.full((1, 3, 9, 9), 255.0)), r"must lie in \[0, 1\], not 255"),
+        (lambda: graph_cnn_fusion((3, 9, 9))(torch.zeros(1, 3, 9, 9), torch.zeros(1, 2)), "context of pictures is given"),
+        (lambda: graph_cnn_fusion((3, 9, 9), context_width=2)(torch.zeros(1, 3, 9, 9)), "context of pictures is missing"),
+        (lambda: WSAFeaturesExtractor(spaces.Discrete(3), **SIZES), "must be a Box, not Discrete"),
+        (lambda: WSAFeaturesExtractor(spaces.Dict(a=spaces.Discrete(3)), **SIZES), "image_key is needed for a Dict observation; its keys are a"),
+        (lambda: WSAFeaturesExtractor(spaces.Dict(a=spaces.Discrete(3)), image_key="b", **SIZES), "has no 'b'; its keys are a"),
+        (lambda: WSAFeaturesExtractor(Dots().observation_space, image_key="b", **SIZES), "the observation is no Dict"),
+    ],
+)  # fmt: skip
+def test_wrong_pictures_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_a_colony_with_field_and_context():
+    """DurotaxisGlobal: the field is the picture, the graph features condition attention and are appended."""
+    env = ColonyVecEnv(64, config={**TINY, "observation": {"field": True}}, seed=0)
+    options = wsa_policy_kwargs(**SIZES, image_key="field", context_key="graph")
+    model = PPO(
+        "MultiInputPolicy",
+        env,
+        n_steps=1,
+        batch_size=32,
+        n_epochs=1,
+        policy_kwargs=options,
+        seed=0,
+        device="cpu",
+    )
+    assert calibrate_on(model) == ["resnet18_random"]
+    before = frozen(model)
+    model.learn(64)
+    assert frozen(model) == before
+    assert model.policy.features_dim == 16 + 16
+    extractor = model.policy.features_extractor
+    seen = {name: torch.as_tensor(value) for name, value in env.reset().items()}
+    features = extractor(seen)
+    assert torch.equal(features[:, 16:], seen["graph"])
+    attention = extractor.attention(seen)
+    assert attention.shape == (64, 2)
+    torch.testing.assert_close(attention.sum(1), torch.ones(64))
+    other = {**seen, "graph": seen["graph"] + 1}
+    assert not torch.equal(extractor.attention(other), attention)
