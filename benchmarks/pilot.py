@@ -80,12 +80,13 @@ def jobs(seeds: int) -> list[Job]:
     """All jobs, seed by seed, so that an unfinished pilot is balanced over arms."""
     listed = []
     for seed in range(seeds):
-        listed += [Job("moat", arm, "field-sampled", seed) for arm in ("frozen", "wsa", "trained")]
-        listed += [Job("patches", arm, "field-sampled", seed) for arm in ("frozen", "wsa")]
-        listed += [Job("moat", arm, "field-pooled", seed) for arm in ("wsa", "frozen")]
-        if seed < 2:
+        for scenario in ("moat", "patches"):
+            listed += [Job(scenario, arm, "field-sampled", seed) for arm in ("frozen", "wsa")]
+        if seed < 3:
+            listed += [Job("moat", "trained", "field-sampled", seed), Job("moat", "wsa", "field-pooled", seed)]
+        if seed == 0:
             listed.append(Job("moat", "wsa", "tokens-sampled", seed))
-    return listed
+    return listed + [Job("moat", "frozen", "field-pooled", seed) for seed in range(min(seeds, 3))]
 
 
 def train(job: Job, directory: Path) -> None:
