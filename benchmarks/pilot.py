@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STEPS = 49_152
+VARIED_SEEDS = 2
 SHARED = (
     "env.observation.field=true",
     f"training.total_steps={STEPS}",
@@ -77,16 +78,15 @@ class Job:
 
 
 def jobs(seeds: int) -> list[Job]:
-    """All jobs, seed by seed, so that an unfinished pilot is balanced over arms."""
+    """All jobs: the main comparison seed by seed, then what varies model, picture and readout."""
     listed = []
     for seed in range(seeds):
         for scenario in ("moat", "patches"):
             listed += [Job(scenario, arm, "field-sampled", seed) for arm in ("frozen", "wsa")]
-        if seed < 3:
-            listed += [Job("moat", "trained", "field-sampled", seed), Job("moat", "wsa", "field-pooled", seed)]
-        if seed == 0:
-            listed.append(Job("moat", "wsa", "tokens-sampled", seed))
-    return listed + [Job("moat", "frozen", "field-pooled", seed) for seed in range(min(seeds, 3))]
+    for seed in range(min(seeds, VARIED_SEEDS)):
+        listed.append(Job("moat", "trained", "field-sampled", seed))
+        listed += [Job("moat", arm, "field-pooled", seed) for arm in ("wsa", "frozen")]
+    return [*listed, Job("moat", "wsa", "tokens-sampled", 0)]
 
 
 def train(job: Job, directory: Path) -> None:
