@@ -14,15 +14,14 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 STEPS = 49_152
 VARIED_SEEDS = 2
-SHARED = (
-    "env.observation.field=true",
-    f"training.total_steps={STEPS}",
+SHORT_RUN = (
     "training.evaluate_every=0",
     "ppo.rollout_steps=16",
     "ppo.num_epochs=3",
@@ -35,19 +34,23 @@ SHARED = (
 """Tuned by hand on the single frozen backbone, on moat, seed 0: no arm with several models was tuned."""
 
 ARMS: dict[str, tuple[str, ...]] = {
-    "frozen": ("actor_critic.use_wsa=false",),
+    "frozen": ("actor_critic.use_wsa=false", "actor_critic.backbone=resnet18_random"),
     "trained": (
         "actor_critic.use_wsa=false",
         "actor_critic.backbone={model_type: graph_cnn, freeze: false, tap: block2}",
     ),
-    "wsa": ("actor_critic.use_wsa=true",),
+    "wsa": (
+        "actor_critic.use_wsa=true",
+        "actor_critic.wsa_config.ptms=[{model_type: resnet18_random}, {model_type: resnet34_random}, "
+        "{model_type: graph_cnn, freeze: false, tap: block2}]",
+    ),
 }
 """One frozen random ResNet-18; one small CNN trained with the policy; WSA over these two and a ResNet-34."""
 
 PICTURES: dict[str, tuple[str, ...]] = {
-    "field-sampled": (),
-    "field-pooled": ("actor_critic.image.readout=pooled",),
-    "tokens-sampled": ("actor_critic.image.source=tokens",),
+    "field-sampled": ("actor_critic.image={source: field, readout: sampled}",),
+    "field-pooled": ("actor_critic.image={source: field, readout: pooled}",),
+    "tokens-sampled": ("actor_critic.image={source: tokens, readout: sampled}",),
 }
 
 
@@ -65,13 +68,14 @@ class Job:
         """Its run directory's name."""
         return f"{self.scenario}-{self.arm}-{self.picture}-seed{self.seed}"
 
-    def overrides(self, directory: Path) -> list[str]:
+    def overrides(self) -> list[str]:
         """`key=value` over configs/quick.yaml."""
         return [
             f"env.scenario={self.scenario}",
             f"run.seed={self.seed}",
-            f"run.directory={directory / self.name}",
-            *SHARED,
+            "env.observation.field=true",
+            f"training.total_steps={STEPS}",
+            *SHORT_RUN,
             *ARMS[self.arm],
             *PICTURES[self.picture],
         ]
@@ -89,19 +93,21 @@ def jobs(seeds: int) -> list[Job]:
     return [*listed, Job("moat", "wsa", "tokens-sampled", 0)]
 
 
-def train(job: Job, directory: Path) -> None:
-    """Train a job to its end, in a process of its own; nothing if it is finished."""
-    run = directory / job.name
+def train_run(run: Path, overrides: Sequence[str]) -> None:
+    """Train configs/quick.yaml with `overrides` to its end in `run`, in a process of its own.
+
+    Goes on with an interrupted run, and does nothing for a finished one. Output goes to `<run>.log`.
+    """
     if (run / "DONE").exists():
         return
     command = [sys.executable, "-m", "durotaxis", "train"]
-    command += ["--resume", str(run)] if run.exists() else job.overrides(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / f"{job.name}.log").open("a") as log:
+    command += ["--resume", str(run)] if run.exists() else [f"run.directory={run}", *overrides]
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with run.with_name(f"{run.name}.log").open("a") as log:
         code = subprocess.run(
             command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
         ).returncode
-    print(f"{job.name}: {'finished' if code == 0 else f'stopped with code {code}, see its log'}", flush=True)
+    print(f"{run.name}: {'finished' if code == 0 else f'stopped with code {code}, see its log'}", flush=True)
 
 
 def main() -> None:
@@ -118,7 +124,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "run":
         with ThreadPoolExecutor(options.workers) as pool:
-            list(pool.map(lambda job: train(job, options.directory), jobs(options.seeds)))
+            listed = jobs(options.seeds)
+            list(pool.map(lambda job: train_run(options.directory / job.name, job.overrides()), listed))
     else:
         from pilot_report import report
 
