@@ -124,8 +124,7 @@ def kept_bytes(arm: Arm, observation: Observation) -> float:
     cached = arm.policy.precompute(observation)
     if cached is None or not arm.cached:
         return 0.0
-    tables = [value for value in vars(cached).values() if isinstance(value, dict)]
-    tensors = [tensor for table in tables for tensor in table.values()]
+    tensors = (cached.features | cached.node_features).values()
     return sum(t.numel() * t.element_size() for t in tensors) / len(observation.node_mask)
 
 
