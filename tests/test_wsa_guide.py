@@ -31,6 +31,11 @@ SHORTER = {
     ],
     "evaluate": ["--seeds", "2", "env.max_steps=6"],
 }
+SHORTER["distill"] = [
+    *SHORTER["train"],
+    *("--steps", "64", "--seeds", "2"),
+    *("distill.num_colonies=8", "distill.rollout_steps=8", "distill.num_epochs=1"),
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def arguments(line: str) -> list[str]:
         assert words[1] == "train.py", line
         words = ["durotaxis", "train", *words[2:]]
     assert words[0] == "durotaxis", line
-    return [*words[1:], *SHORTER.get(words[1], [])]
+    return [*words[1:], *([] if "--resume" in words else SHORTER.get(words[1], []))]
 
 
 BLOCKS = read_blocks(GUIDE.read_text("utf-8"))
