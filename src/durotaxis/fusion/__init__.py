@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from durotaxis.fusion.backbones import Backbone as Backbone
+    from durotaxis.fusion.backbones import GraphBackbone as GraphBackbone
     from durotaxis.fusion.calibration import MIN_CALIBRATION_IMAGES as MIN_CALIBRATION_IMAGES
     from durotaxis.fusion.calibration import calibrate as calibrate
     from durotaxis.fusion.check import PTMCheck as PTMCheck
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Backbone": "backbones",
+    "GraphBackbone": "backbones",
     "MIN_CALIBRATION_IMAGES": "calibration",
     "calibrate": "calibration",
     "PTMCheck": "check",

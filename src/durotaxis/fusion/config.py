@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -9,10 +10,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from durotaxis.core.config import Config
 from durotaxis.core.errors import UserError
-from durotaxis.fusion.registry import ptm_type
+from durotaxis.fusion.registry import ptm_type, token_advice
 
 Model = TypeVar("Model", bound=Config)
 PositiveInt = Annotated[int, Field(ge=1)]
+Pooling = Literal["mean", "max", "token"]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -26,6 +28,8 @@ class PTMConfig(Config):
         seed: of a random initialisation. Default: for `resnetNN_random` the lowest seed unused by that
             type in the list; for `graph_cnn` drawn from the run's own random numbers.
         tap: where the backbone stops; default as in the registry.
+        pooling: how a map (or a graph's nodes) becomes one vector: `mean`, `max`, or `token`, the model's own
+            summary where it has one.
         weights: file or directory of pre-trained weights; default the hub's cache, then the hub.
         sha256: expected digest of the weights file (64 hex digits), or its beginning (at least 8).
         upsample: side in pixels to which images are enlarged before the backbone; default the type's own.
@@ -36,6 +40,7 @@ class PTMConfig(Config):
     freeze: bool = True
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     tap: str | None = None
+    pooling: Pooling = "mean"
     weights: str | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
     upsample: int | None = Field(default=None, ge=8, le=512)
@@ -49,10 +54,17 @@ class PTMConfig(Config):
     @model_validator(mode="after")
     def _fits_type(self) -> PTMConfig:
         entry = ptm_type(self.model_type)
-        if self.tap is not None and self.tap not in entry.record.taps:
-            raise ValueError(
-                f"{self.model_type} has no tap '{self.tap}'; it has {', '.join(entry.record.taps)}"
-            )
+        record = entry.record
+        if record.taps:  # else known only once the model is read
+            if self.tap is not None and self.tap not in record.taps:
+                raise ValueError(
+                    f"{self.model_type} has no tap '{self.tap}'; it has {', '.join(record.taps)}"
+                )
+            at_tap = dataclasses.replace(record, tap=self.tap or record.tap)
+            if self.pooling == "token" and at_tap.tap != at_tap.token_tap:
+                raise ValueError(token_advice(at_tap))
+        if self.upsample is not None and record.reads == "graph":
+            raise ValueError(f"{self.model_type} reads graphs and has no image to enlarge; remove 'upsample'")
         for option in ("seed", "weights", "sha256"):
             if getattr(self, option) is not None and option not in entry.options:
                 raise ValueError(f"{self.model_type} does not read '{option}'; remove the key")
@@ -81,7 +93,7 @@ def resolve_ptms(ptms: Sequence[PTMConfig]) -> tuple[PTMConfig, ...]:
     for ptm in ptms:
         changes: dict[str, Any] = {}
         if ptm.name is None:
-            changes["name"] = _unused_name(ptm.model_type, names)
+            changes["name"] = _unused_name(ptm_type(ptm.model_type).record.name, names)
             names.append(changes["name"])
         if ptm.seed is None and ptm.model_type.endswith("_random"):
             changes["seed"] = next(s for s in range(len(ptms)) if (ptm.model_type, s) not in seeds)
@@ -90,9 +102,9 @@ def resolve_ptms(ptms: Sequence[PTMConfig]) -> tuple[PTMConfig, ...]:
     return tuple(resolved)
 
 
-def _unused_name(model_type: str, taken: Sequence[str]) -> str:
+def _unused_name(base: str, taken: Sequence[str]) -> str:
     count = 1
-    while (name := model_type if count == 1 else f"{model_type}_{count}") in taken:
+    while (name := base if count == 1 else f"{base}_{count}") in taken:
         count += 1
     return name
 

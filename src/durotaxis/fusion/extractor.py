@@ -184,6 +184,7 @@ class MultiPTMFeatureExtractor(nn.Module):
           later. Smaller than the next form when maps are small (3x3 or 6x6) and points many.
         - `sampled` with points (and batch): [n, 2F], the sampled vector followed by the pooled one.
 
+        Models that read graphs are left out when no graph is given, else [B, F] or [n, 2F].
         They can feed a trainable projection (made under `no_grad`, not `inference_mode`).
         """
         if points is not None:
@@ -192,7 +193,7 @@ class MultiPTMFeatureExtractor(nn.Module):
             return {
                 ptm.name: ptm.features(image, points, batch, graph).contiguous()
                 for ptm in self._ptms()
-                if ptm.is_frozen
+                if ptm.is_frozen and (graph is not None or ptm.record.reads == "image")
             }
 
     def cacheable(self) -> list[str]:

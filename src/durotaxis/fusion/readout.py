@@ -1,4 +1,4 @@
-"""Reading a spatial map at points."""
+"""Reading a spatial map at points, and pooling maps and nodes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from durotaxis.core.segments import segment_max, segment_mean
 from durotaxis.core.shapes import Float, Int
 
 
@@ -52,3 +53,15 @@ def sample_map(
     )
     table = maps.permute(0, 2, 3, 1).reshape(-1, width)
     return functional.embedding_bag(cells, table, mode="sum", per_sample_weights=shares.to(table.dtype))
+
+
+def pool_map(maps: Float[Tensor, "B F h w"], pooling: str) -> Float[Tensor, "B F"]:
+    """Mean or maximum (`pooling`: `mean`, `max`) over each map."""
+    return maps.amax((2, 3)) if pooling == "max" else maps.mean((2, 3))
+
+
+def pool_nodes(
+    nodes: Float[Tensor, "n F"], batch: Int[Tensor, " n"], num_graphs: int, pooling: str
+) -> Float[Tensor, "B F"]:
+    """Mean or maximum (`pooling`: `mean`, `max`) over the nodes of each graph; 0 for an empty one."""
+    return (segment_max if pooling == "max" else segment_mean)(nodes, batch, num_graphs)

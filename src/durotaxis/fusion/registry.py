@@ -10,12 +10,12 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from durotaxis.core.errors import UserError
 
 if TYPE_CHECKING:
-    from durotaxis.fusion.backbones import Backbone
+    from durotaxis.fusion.backbones import Backbone, GraphBackbone
     from durotaxis.fusion.config import PTMConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -32,7 +32,9 @@ class PTMRecord:
     from; `revision` and `sha256` are known once weights have been read. `input_size` is the side in pixels
     that the backbone sees (None: the image as it is). `mean` and `std` normalise an image in [0, 1], per
     channel. `taps` maps each place where the backbone may stop to its number of channels; `tap` is the one
-    in use.
+    in use. `reads` says what the model is given. A model that reads graphs was made for `node_dim` features
+    per node and `edge_dim` per edge, and has no mean and std. `token_tap` is the tap at which the model has
+    a summary of the image of its own (`pooling: token`).
     """
 
     name: str
@@ -46,10 +48,14 @@ class PTMRecord:
     std: tuple[float, ...]
     tap: str
     taps: Mapping[str, int]
+    reads: Literal["image", "graph"] = "image"
+    node_dim: int | None = None
+    edge_dim: int | None = None
+    token_tap: str | None = None
 
     @property
     def width(self) -> int:
-        """Channels of the tapped map."""
+        """Channels of the tapped map, or features per node."""
         return self.taps[self.tap]
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +63,17 @@ class PTMRecord:
         return {**dataclasses.asdict(self), "taps": dict(self.taps), "width": self.width}
 
 
-Builder = Callable[["PTMConfig", PTMRecord], tuple["Backbone", PTMRecord]]
+def token_advice(record: PTMRecord) -> str:
+    """What is wrong with `pooling: token` at a tap without a summary of the model's own."""
+    if record.token_tap is None:
+        return f"{record.model_type} has no summary of its own; use pooling 'mean' or 'max'"
+    return (
+        f"{record.model_type} has a summary of its own at tap '{record.token_tap}' alone, not at "
+        f"'{record.tap}'; set that tap, or use pooling 'mean' or 'max'"
+    )
+
+
+Builder = Callable[["PTMConfig", PTMRecord], tuple["Backbone | GraphBackbone", PTMRecord]]
 """Builds a backbone that stops at `record.tap`; returns it with the record completed (source, hash)."""
 
 

@@ -1,28 +1,51 @@
-"""Trunks that turn an image into one spatial map."""
+"""Trunks that turn an image into one spatial map, or a graph into features of its nodes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from durotaxis.core.errors import UserError
+from durotaxis.fusion.graph import GraphInput
 
-class Backbone(nn.Module, ABC):
-    """A trunk that stops at its tap: images [B, 3, H, W], normalised, to a map [B, F, h, w].
 
-    Always in eval mode: `train()` changes nothing. A policy gradient compares log-probabilities of the
-    rollout with those of the update, so batch statistics and dropout must not differ between the two;
-    whether the weights learn is the business of `requires_grad` alone.
+class Trunk(nn.Module, ABC):
+    """A network that is always in eval mode: `train()` changes nothing.
+
+    A policy gradient compares log-probabilities of the rollout with those of the update, so batch
+    statistics and dropout must not differ between the two; whether the weights learn is the business of
+    `requires_grad` alone.
     """
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode, whatever is asked for."""
+        return super().train(False)
+
+
+class Backbone(Trunk):
+    """A trunk for images that stops at its tap."""
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
-        """Map of the image at the tap."""
+        """Normalised images [B, 3, H, W] to a map [B, F, h, w]."""
 
-    def train(self, mode: bool = True) -> Backbone:
-        """Stay in eval mode, whatever is asked for."""
-        return super().train(False)
+    def with_token(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The map [B, F, h, w], and the model's own summary of each image [B, F].
+
+        Raises UserError unless the model has a summary of its own at this tap (`PTMRecord.token_tap`).
+        """
+        raise UserError(f"{type(self).__name__} has no summary of its own; use pooling 'mean' or 'max'")
+
+
+class GraphBackbone(Trunk):
+    """A trunk for graphs."""
+
+    @abstractmethod
+    def forward(self, graph: GraphInput) -> Tensor:
+        """Features of every node, [n, F]."""
 
 
 def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
