@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 VERBS = {
     "train",
     "evaluate",
+    "pretrain",
     "scenario list",
     "scenario show",
     "scenario score",

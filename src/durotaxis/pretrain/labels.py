@@ -16,8 +16,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from durotaxis.env import FIELD_CHANNELS, Colony, Substrate
-from durotaxis.env.observation import scale_stiffness
-from durotaxis.env.substrate import coordinates, is_inside, stiffness
+from durotaxis.env.substrate import coordinates, is_inside, lattice_coordinates, stiffness, stiffness_at
+from durotaxis.env.types import FIELD_SIZE
 
 FIRM = 0.3
 """kPa; between soft ground (0.15 in every scenario) and the softest ground law (0.5)."""
@@ -28,8 +28,9 @@ MAX_COUNT = 5
 NUM_DIRECTIONS = 8
 REACH = (10.0, 25.0)
 """µm, how far ahead of a node the ground is asked about."""
+LATTICE = 3 * FIELD_SIZE
 LEFT, AHEAD, RIGHT = 0, 1, 2
-_STIFFNESS, _NODES = FIELD_CHANNELS.index("stiffness"), FIELD_CHANNELS.index("nodes")
+_NODES = FIELD_CHANNELS.index("nodes")
 _FOUR = ndimage.generate_binary_structure(2, 1)
 _EIGHT = ndimage.generate_binary_structure(2, 2)
 
@@ -58,10 +59,23 @@ def num_clusters(field: Tensor) -> np.ndarray:
     return np.array([ndimage.label(picture, _EIGHT)[1] for picture in (field[:, _NODES] > 0).numpy()])
 
 
-def firm_pieces(field: Tensor) -> np.ndarray:
-    """Connected pieces of firm ground, [S,24,24] int: 0 where it is not firm; pixels join at their sides."""
-    firm = field[:, _STIFFNESS] > float(scale_stiffness(torch.tensor(FIRM)))
-    return np.stack([ndimage.label(picture, _FOUR)[0] for picture in firm.numpy()])
+def firm_pieces(substrate: Substrate, low: Tensor, high: Tensor) -> np.ndarray:
+    """Connected pieces of firm ground within pictures, [S,72,72] int: 0 where it is not firm.
+
+    Judged on a lattice of 3x3 points per pixel, joined along its sides; row 0 is the largest y.
+
+    Args:
+        low, high: [S,2] µm, corners of the pictures.
+    """
+    ticks = (torch.arange(LATTICE, dtype=torch.float32) + 0.5) / LATTICE
+    x = low[:, 0, None] + ticks * (high - low)[:, 0, None]
+    y = low[:, 1, None] + (1.0 - ticks) * (high - low)[:, 1, None]
+    value = stiffness_at(*lattice_coordinates(x, y, substrate), substrate)
+    on_it = ((x >= 0) & (x <= substrate.size[:, :1]))[:, None, :] & ((y >= 0) & (y <= substrate.size[:, 1:]))[
+        :, :, None
+    ]
+    firm = ((value >= FIRM) & on_it).numpy()
+    return np.stack([ndimage.label(picture, _FOUR)[0] for picture in firm])
 
 
 def blocked_ahead(colony: Colony, substrate: Substrate) -> Tensor:
@@ -77,9 +91,7 @@ def blocked_ahead(colony: Colony, substrate: Substrate) -> Tensor:
     return blocked.unflatten(1, (-1, len(offset)))
 
 
-def bridge_of(
-    colony: Colony, substrate: Substrate, low: Tensor, high: Tensor
-) -> tuple[Tensor, Tensor]:
+def bridge_of(colony: Colony, substrate: Substrate, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Where the bridge over the moat is, seen from each slot.
 
     Returns:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 
@@ -199,8 +198,10 @@ def _places(attributes: Iterable[dict[str, Any]]) -> np.ndarray | None:
 
 def _read_dataset(data: str, root: Path) -> Network:
     """All graphs of a dataset of torch_geometric, side by side."""
+    from aiohttp import ClientError
     from torch_geometric import datasets
 
+    transfer_failures: tuple[type[BaseException], ...] = (OSError, ClientError)
     class_name, _, name = data.removeprefix(PYG).partition("/")
     known = [known for known in datasets.__all__ if inspect.isclass(getattr(datasets, known))]
     if class_name not in known:
@@ -220,7 +221,7 @@ def _read_dataset(data: str, root: Path) -> Network:
         raise UserError(f"{data}: {class_name} needs the name of a part: {PYG}{class_name}/<name>")
     try:
         graphs = list(factory(**options))
-    except (OSError, URLError, *_transfer_errors()) as error:
+    except transfer_failures as error:
         raise UserError(
             f"{data}: cannot be had ({error}). Run once with network access, or put the dataset's raw files "
             f"under {root / class_name}"
@@ -242,10 +243,3 @@ def _side_by_side(name: str, graphs: list[Any]) -> Network:
     located = np.concatenate(places).astype(np.float64) if len(places) == len(graphs) > 0 else None
     joined = np.concatenate(edges) if edges else np.zeros((0, 2), dtype=np.int64)
     return Network(name, offset, joined, located)
-
-
-def _transfer_errors() -> tuple[type[Exception], ...]:
-    """What the downloads of torch_geometric raise beside OSError."""
-    from aiohttp import ClientError
-
-    return (ClientError,)

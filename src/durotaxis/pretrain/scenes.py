@@ -7,7 +7,7 @@ is a forest, and a network need not be one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.randomness import Purpose, hash_keys, uniform
-from durotaxis.core.struct import Struct
 from durotaxis.env import Action, Colony, EnvConfig, Substrate, outcome, reset, reset_where
 from durotaxis.env.slots import crop
 from durotaxis.env.substrate import clamp, coordinates
@@ -143,9 +142,7 @@ def _turned(edges: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.where(generator.random((len(edges), 1)) < 0.5, edges, edges[:, ::-1])
 
 
-def _place(
-    config: EnvConfig, drawings: list[Drawing], seed: int, generator: np.random.Generator
-) -> Scenes:
+def _place(config: EnvConfig, drawings: list[Drawing], seed: int, generator: np.random.Generator) -> Scenes:
     """Lay drawings on substrates, turned and shifted at random; ages are drawn."""
     count, most = len(drawings), max(len(places) for places, _ in drawings)
     seeds = hash_keys(seed, Purpose.SUBSTRATE, torch.arange(count))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from durotaxis.core.config import build_config
 from durotaxis.core.errors import UserError
 from durotaxis.core.spelling import did_you_mean
 from durotaxis.env import EnvConfig
@@ -19,7 +20,7 @@ TRAINING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "moat": {"scenario": "moat"},
         "uniform": {"scenario": "uniform"},
         "full": {"scenario": "full"},
-        "closed moat": {"scenario": "moat", "substrate": {"moat": {"num_bridges": 0, "width": 40.0}}},
+        "closed moat": {"scenario": "moat", "substrate": {"moat": {"num_bridges": 0, "width": 16.0}}},
         "open moat": {"scenario": "moat", "substrate": {"ground": "uniform", "moat": {"num_bridges": 3}}},
         "narrow moat": {
             "scenario": "moat",
@@ -29,6 +30,14 @@ TRAINING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "scenario": "stripes",
             "substrate": {"stripes": {"lane_width": 28.0, "shift_every": 75.0, "gap": 24.0}},
         },
+        "closed stripes": {
+            "scenario": "stripes",
+            "substrate": {"stripes": {"lane_width": 12.0, "shift_every": 900.0, "gap": 0.01}},
+        },
+        "checkers": {
+            "scenario": "stripes",
+            "substrate": {"stripes": {"lane_width": 20.0, "shift_every": 45.0, "gap": 0.01}},
+        },
     }
 )
 """Name -> values of EnvConfig. `quick` is `linear` under another name, `patches` is held out."""
@@ -36,9 +45,13 @@ TRAINING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 HELD_OUT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "patches": {"scenario": "patches"},
-        "dense patches": {
-            "scenario": "patches",
-            "substrate": {"ground": "exponential", "patches": {"covered": 0.5, "radius": (8.0, 20.0)}},
+        "islands": {
+            "substrate": {
+                "kind": "noise",
+                "ground": "uniform",
+                "base": 0.35,
+                "noise": {"amplitude": 1.25, "length": 20.0},
+            },
         },
         "other moat": {
             "scenario": "moat",
@@ -50,7 +63,7 @@ HELD_OUT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""Name -> values of worlds for probes alone: a kind of obstacle, and a moat, that training never shows."""
+"""Name -> values of worlds for probes alone: two kinds of obstacle, and a moat, that training never shows."""
 
 
 def world(name: str) -> EnvConfig:
@@ -62,4 +75,4 @@ def world(name: str) -> EnvConfig:
     known = {**TRAINING, **HELD_OUT}
     if name not in known:
         raise UserError(f"unknown world '{name}'{did_you_mean(name, known)}; known: {', '.join(known)}")
-    return EnvConfig(**known[name], observation={"field": True})
+    return build_config(EnvConfig, {**known[name], "observation": {"field": True}}, f"world {name}")

@@ -1,0 +1,57 @@
+"""One pre-training from its configuration to its files."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from durotaxis.pretrain.config import PretrainConfig
+from durotaxis.pretrain.data import training_examples
+from durotaxis.pretrain.files import save_trunk
+from durotaxis.pretrain.train import Report, prepare, train
+from durotaxis.records import Appender, write_atomic
+
+
+def make(config: PretrainConfig, out: Path, advance: Callable[[int], None], report: Report) -> None:
+    """Draw scenes, train, write the trunk to `out` and the losses beside it (`.jsonl`, one line per step).
+
+    Args:
+        advance: told when the scenes of a world are drawn.
+        report: given the losses of every step.
+
+    Raises:
+        UserError: a task or a network that cannot be; nothing is written then.
+        RecordError: files cannot be written.
+    """
+    prepare(config)
+    examples = training_examples(config, advance)
+    records = out.with_suffix(".jsonl")
+    write_atomic(records, "")
+    with Appender(records) as appender:
+
+        def keep(losses: dict[str, float]) -> None:
+            appender.append(
+                {"step": int(losses["step"]), "loss": {k: v for k, v in losses.items() if k != "step"}}
+            )
+            report(losses)
+
+        trained = train(config, examples, keep)
+    save_trunk(out, trained.ptm.backbone, config, command_of(config))
+
+
+def command_of(config: PretrainConfig) -> str:
+    """The command line that makes the same trunk, on the same machine and with the same number of threads."""
+    words = [f"OMP_NUM_THREADS={torch.get_num_threads()}", "durotaxis", "pretrain"]
+    for name, value in config.model_dump(exclude_defaults=True).items():
+        if name == "model":
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name == "data":
+            words += [word for each in value for word in (option, each)]
+        else:
+            words += [option, ",".join(value) if isinstance(value, tuple) else str(value)]
+    words[3:3] = ["--model", config.model]
+    return shlex.join(words)
