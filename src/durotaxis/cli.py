@@ -174,7 +174,7 @@ def pretrain(
 ) -> None:
     """Make a pre-trained model of graphs by self-supervised tasks, or probe one."""
     from durotaxis.core.config import build_config
-    from durotaxis.pretrain import TRAINING, PretrainConfig, make
+    from durotaxis.pretrain import TRAINING, PretrainConfig, make_trunk
 
     if probe is not None:
         _probe(probe)
@@ -202,7 +202,7 @@ def pretrain(
             console.print(f"step {step:,} of {config.steps:,}  {numbers}", soft_wrap=True)
 
     with counting_view(console, "worlds, then steps", len(TRAINING) + config.steps) as advance:
-        make(config, path, advance, report)
+        make_trunk(config, path, advance, report)
     console.print(f"written to {path}; losses in {path.with_suffix('.jsonl')}", markup=False, soft_wrap=True)
     console.print(f"next: durotaxis pretrain --probe {path}", markup=False, soft_wrap=True)
 
@@ -366,13 +366,12 @@ def doctor() -> None:
 
 def _probe(path: Path) -> None:
     """Print what a pre-trained file's frozen features tell in worlds it never saw."""
-    from durotaxis.pretrain import HELD_OUT, describe_trunk, load_trunk
-    from durotaxis.pretrain import probe as ask
+    from durotaxis.pretrain import HELD_OUT, describe_trunk, load_trunk, probe_trunk
 
     console = make_console()
     about = describe_trunk(path)
     with counting_view(console, "probes", 3 * len(HELD_OUT)) as advance:
-        findings = ask(load_trunk(path), str(about["model"]), advance)
+        findings = probe_trunk(load_trunk(path), str(about["model"]), advance)
     rows = [
         (
             f.world,

@@ -2,9 +2,9 @@
 
 from durotaxis.pretrain.config import PretrainConfig
 from durotaxis.pretrain.files import describe_trunk, load_trunk, save_trunk
-from durotaxis.pretrain.make import command_of, make
+from durotaxis.pretrain.make import command_of, make_trunk
 from durotaxis.pretrain.networks import Network, read_network
-from durotaxis.pretrain.probe import Finding, probe
+from durotaxis.pretrain.probe import Finding, probe_trunk
 from durotaxis.pretrain.tasks import TASKS, TASKS_OF
 from durotaxis.pretrain.worlds import HELD_OUT, TRAINING
 
@@ -19,8 +19,8 @@ __all__ = [
     "command_of",
     "describe_trunk",
     "load_trunk",
-    "make",
-    "probe",
+    "make_trunk",
+    "probe_trunk",
     "read_network",
     "save_trunk",
 ]

@@ -15,7 +15,7 @@ from durotaxis.pretrain.train import Report, prepare, train
 from durotaxis.records import Appender, write_atomic
 
 
-def make(config: PretrainConfig, out: Path, advance: Callable[[int], None], report: Report) -> None:
+def make_trunk(config: PretrainConfig, out: Path, advance: Callable[[int], None], report: Report) -> None:
     """Draw scenes, train, write the trunk to `out` and the losses beside it (`.jsonl`, one line per step).
 
     Args:

@@ -8,7 +8,7 @@ scenes. Every question is asked once per scene, so that rows are independent.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from durotaxis.fusion import PTM
 from durotaxis.pretrain import labels
 from durotaxis.pretrain.data import held_out_examples, joined_by
-from durotaxis.pretrain.examples import Examples
+from durotaxis.pretrain.examples import Examples, with_edges
 from durotaxis.pretrain.tasks import Seen, link_pairs, look
 from durotaxis.pretrain.train import untrained
 
@@ -62,14 +62,14 @@ class Finding:
     high: float
 
 
-def probe(
-    ptm: PTM, model: str, advance: Callable[[int], None], num_scenes: int = NUM_SCENES
+def probe_trunk(
+    ptm: PTM, model: str, advance: Callable[[int], None], num_scenes: int | None = None
 ) -> list[Finding]:
     """Ask every question of a model, and of its untrained copies."""
     copies = [untrained(model, seed) for seed in UNTRAINED_SEEDS]
     findings = []
     for world, questions in PROBES[model].items():
-        examples = held_out_examples(world, joined_by(model), num_scenes)
+        examples = held_out_examples(world, joined_by(model), num_scenes or NUM_SCENES)
         advance(1)
         views = [ask(each, examples, questions) for each in (ptm, *copies)]
         advance(1)
@@ -145,21 +145,12 @@ def _ask_ahead(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Genera
 
 def _ask_links(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Which of two near pairs was joined by an edge that was left out; see `tasks.link_pairs`."""
-    from durotaxis.pretrain.examples import with_edges
-
     drawn = torch.rand(len(examples.graph.edges), generator=generator)
     held_out = drawn < _LINK_SHARE
     true, false = link_pairs(examples, held_out, generator)
     pairs = torch.cat([true, false])
     answer = torch.cat([torch.ones(len(true)), torch.zeros(len(false))]).to(torch.int64)
-    shown = Examples(
-        with_edges(examples.graph, ~held_out),
-        examples.field,
-        examples.points,
-        examples.pair,
-        examples.of_scene,
-        examples.of_node,
-    )
+    shown = replace(examples, graph=with_edges(examples.graph, ~held_out))
     batch = examples.graph.batch
     row = one_per_scene(batch[pairs[:, 0]], torch.ones(len(pairs), dtype=torch.bool), generator)
     return look(ptm, shown).at_pairs(pairs[row], batch), answer[row]

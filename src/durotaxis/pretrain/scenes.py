@@ -41,7 +41,7 @@ class Scenes:
 
 
 def rollout_scenes(config: EnvConfig, seed: int, count: int) -> Scenes:
-    """At least `count` colonies out of rollouts under random, delete-left and mixed policies, late ones too.
+    """About `count` colonies out of rollouts under random, delete-left and mixed policies, late ones too.
 
     A mixed policy draws one of the other two at each step. Ended colonies start anew.
     """
