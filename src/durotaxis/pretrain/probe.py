@@ -124,7 +124,7 @@ def _ask_reachability(
 ) -> tuple[Tensor, Tensor]:
     """Whether the two marked nodes are joined."""
     known = examples.of_scene["joined"] >= 0
-    return seen.at_pairs(examples.pair[known], examples.graph.batch), examples.of_scene["joined"][known]
+    return seen.at_pairs(examples.pair[known]), examples.of_scene["joined"][known]
 
 
 def _ask_bridge(
@@ -153,7 +153,7 @@ def _ask_links(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Genera
     shown = replace(examples, graph=with_edges(examples.graph, ~held_out))
     batch = examples.graph.batch
     row = one_per_scene(batch[pairs[:, 0]], torch.ones(len(pairs), dtype=torch.bool), generator)
-    return look(ptm, shown).at_pairs(pairs[row], batch), answer[row]
+    return look(ptm, shown).at_pairs(pairs[row]), answer[row]
 
 
 _ASKED: Mapping[str, Callable[[PTM, Examples, Seen, torch.Generator], tuple[Tensor, Tensor]]] = (

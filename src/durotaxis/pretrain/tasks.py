@@ -45,10 +45,10 @@ class Seen:
         """[n,2F], the readout `sampled`."""
         return torch.cat([self.nodes, self.pooled[batch]], 1)
 
-    def at_pairs(self, pair: Tensor, batch: Tensor) -> Tensor:
-        """Of two rows of nodes each [P,2], whichever comes first: [P,3F]."""
+    def at_pairs(self, pair: Tensor) -> Tensor:
+        """Of two rows of nodes each [P,2], whichever comes first: sum, difference, product, [P,3F]."""
         first, second = self.nodes[pair].unbind(1)
-        return torch.cat([self.pooled[batch[pair[:, 0]]], first + second, (first - second).abs()], 1)
+        return torch.cat([first + second, (first - second).abs(), first * second], 1)
 
 
 def look(ptm: PTM, examples: Examples) -> Seen:
@@ -136,7 +136,7 @@ class Reachability(Task):
     def loss(self, views: Views, generator: torch.Generator) -> Tensor:
         """Cross-entropy over no and yes."""
         asked = views.plain.of_scene["joined"] >= 0
-        pairs = views.seen.at_pairs(views.plain.pair[asked], views.plain.graph.batch)
+        pairs = views.seen.at_pairs(views.plain.pair[asked])
         return _cross_entropy(self.head(pairs), views.plain.of_scene["joined"][asked])
 
 
@@ -153,7 +153,7 @@ class Links(Task):
         true, false = link_pairs(views.whole, views.hidden.links, generator)
         pairs = torch.cat([true, false])
         answer = torch.cat([torch.ones(len(true)), torch.zeros(len(false))]).to(torch.int64)
-        rows = views.seen_hidden.at_pairs(pairs, views.whole.graph.batch)
+        rows = views.seen_hidden.at_pairs(pairs)
         return _cross_entropy(self.head(rows), answer)
 
 
