@@ -153,11 +153,12 @@ def evaluate(
 @app.command(
     epilog="Examples:\n\n"
     "durotaxis pretrain --model graph_gnn --out graph_gnn.safetensors\n\n"
-    "durotaxis pretrain --model graph_cnn --tasks reachability,ahead --steps 300 --scenes 2000\n\n"
+    "durotaxis pretrain --model graph_cnn --tasks reachability,ahead --steps 300 batch_size=64\n\n"
     "durotaxis pretrain --model graph_gnn --data interactions.sif --data pyg:KarateClub\n\n"
     "durotaxis pretrain --probe graph_gnn.safetensors"
 )
 def pretrain(
+    overrides: Overrides = None,
     model: Annotated[str, typer.Option(help="graph_cnn (reads pictures) or graph_gnn.")] = "graph_cnn",
     tasks: Annotated[str | None, typer.Option(help="Tasks, with commas; default all of the model.")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps.")] = None,
@@ -167,27 +168,29 @@ def pretrain(
         typer.Option(help="A network: CSV, TSV, edge list, GraphML, SIF, or pyg:<Dataset>. Repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; default MODEL.safetensors here.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides all that is random.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Decides all that is random; default 0.")] = None,
     probe: Annotated[
         Path | None, typer.Option(help="Train nothing; say what a file's features tell, in held-out worlds.")
     ] = None,
 ) -> None:
     """Make a pre-trained model of graphs by self-supervised tasks, or probe one."""
-    from durotaxis.core.config import build_config
+    from durotaxis.core.config import load_config
     from durotaxis.pretrain import TRAINING, PretrainConfig, make_trunk
 
     if probe is not None:
         _probe(probe)
         return
     options = {
-        "tasks": None if tasks is None else tuple(name.strip() for name in tasks.split(",")),
+        "model": model,
+        "tasks": None if tasks is None else [name.strip() for name in tasks.split(",")],
         "steps": steps,
         "scenes": scenes,
-        "data": tuple(data or ()),
+        "data": data or None,
         "seed": seed,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    config = build_config(PretrainConfig, {"model": model, **given}, "pretrain")
+    settings = [f"{name}={json.dumps(value)}" for name, value in given.items()]
+    config = load_config(None, PretrainConfig, [*settings, *(overrides or [])])
     path = out or Path(f"{model}.safetensors")
     if path.suffix != ".safetensors":
         raise UserError(f"--out {path} must end in .safetensors")

@@ -42,7 +42,7 @@ def small(monkeypatch):
     """Two worlds with short rollouts."""
     monkeypatch.setattr(scenes, "_ROLLOUT_STEPS", 6)
     monkeypatch.setattr(data, "TRAINING", ("moat", "checkers"))
-    return {"scenes": 48, "batch_size": 12, "steps": 4}
+    return {"scenes": 56, "batch_size": 12, "steps": 4}
 
 
 def test_the_graph_trunk_does_not_depend_on_order_or_companions(examples):
@@ -200,10 +200,12 @@ def test_a_file_made_here_is_a_pre_trained_model(model, examples, tmp_path):
 
 
 def test_the_command_line_of_a_configuration_makes_it_again():
-    config = PretrainConfig(model="graph_gnn", steps=7, data=("a b.csv", "pyg:X"), tasks=("links", "next"))
+    config = PretrainConfig(
+        model="graph_gnn", steps=7, data=("a b.csv", "pyg:X"), tasks=("links", "next"), batch_size=9
+    )
     expected = (
         f"OMP_NUM_THREADS={torch.get_num_threads()} durotaxis pretrain --model graph_gnn --tasks links,next "
-        "--steps 7 --data 'a b.csv' --data pyg:X"
+        "--steps 7 batch_size=9 --data 'a b.csv' --data pyg:X"
     )
     assert command_of(config) == expected
 
@@ -215,8 +217,8 @@ def test_users_networks_are_a_quarter_of_the_scenes(small):
     crowded = [
         drawn.graph.nodes[drawn.graph.batch == scene, 3:5].sum(1).max() > 2 for scene in range(len(drawn))
     ]
-    assert 3 <= sum(crowded) <= 12
-    assert 40 <= len(drawn) <= 50
+    assert 3 <= sum(crowded) <= 14
+    assert 45 <= len(drawn) <= 60
 
 
 def test_logistic_regression_is_at_its_optimum():
@@ -269,7 +271,7 @@ def test_every_question_of_a_probe_is_asked_once_per_scene(model, examples):
 
 def test_the_command_trains_and_probes(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = ["pretrain", "--model", "graph_gnn", "--steps", "3", "--scenes", "48", "--tasks", "links"]
+    arguments = ["pretrain", "--model", "graph_gnn", "--steps", "3", "--scenes", "56", "--tasks", "links"]
     assert cli.run(arguments) == 0
     out = capsys.readouterr().out
     assert "links" in out
@@ -278,7 +280,7 @@ def test_the_command_trains_and_probes(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(probe, "PROBES", {"graph_gnn": {"islands": ("reachability", "components")}})
     assert cli.run(["pretrain", "--probe", "graph_gnn.safetensors"]) == 0
     out = capsys.readouterr().out
-    assert "durotaxis pretrain --model graph_gnn --tasks links --steps 3 --scenes 48" in out
+    assert "durotaxis pretrain --model graph_gnn --tasks links --steps 3 --scenes 56" in out
     assert [line.split()[1] for line in out.splitlines() if line.startswith("islands")] == [
         "reachability",
         "components",
@@ -293,6 +295,7 @@ def test_the_command_trains_and_probes(small, tmp_path, monkeypatch, capsys):
         (["--tasks", "bridge"], "graph_cnn cannot be asked 'bridge'; its tasks are"),
         (["--tasks", "links"], "graph_cnn cannot be asked 'links'"),
         (["--steps", "0"], "steps"),
+        (["batchsize=3"], "did you mean 'batch_size'"),
         (["--out", "a.pt"], "must end in .safetensors"),
         (["--out", "none/a.safetensors"], "does not exist"),
         (["--data", "gone.sif"], "gone.sif: does not exist"),

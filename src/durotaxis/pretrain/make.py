@@ -14,6 +14,9 @@ from durotaxis.pretrain.files import save_trunk
 from durotaxis.pretrain.train import Report, prepare, train
 from durotaxis.records import Appender, write_atomic
 
+_OPTIONS = ("steps", "scenes", "seed")
+"""Keys that are options of the command; the others are written `key=value`."""
+
 
 def make_trunk(config: PretrainConfig, out: Path, advance: Callable[[int], None], report: Report) -> None:
     """Draw scenes, train, write the trunk to `out` and the losses beside it (`.jsonl`, one line per step).
@@ -44,14 +47,14 @@ def make_trunk(config: PretrainConfig, out: Path, advance: Callable[[int], None]
 
 def command_of(config: PretrainConfig) -> str:
     """The command line that makes the same trunk, on the same machine and with the same number of threads."""
-    words = [f"OMP_NUM_THREADS={torch.get_num_threads()}", "durotaxis", "pretrain"]
-    for name, value in config.model_dump(exclude_defaults=True).items():
-        if name == "model":
-            continue
-        option = f"--{name.replace('_', '-')}"
+    words = [f"OMP_NUM_THREADS={torch.get_num_threads()}", "durotaxis", "pretrain", "--model", config.model]
+    for name, value in config.model_dump(exclude_defaults=True, exclude={"model"}).items():
         if name == "data":
-            words += [word for each in value for word in (option, each)]
+            words += [word for each in value for word in ("--data", each)]
+        elif name == "tasks":
+            words += ["--tasks", ",".join(value)]
+        elif name in _OPTIONS:
+            words += [f"--{name}", str(value)]
         else:
-            words += [option, ",".join(value) if isinstance(value, tuple) else str(value)]
-    words[3:3] = ["--model", config.model]
+            words.append(f"{name}={value}")
     return shlex.join(words)
