@@ -197,12 +197,19 @@ def pretrain(
     _require_writable_file(path)
     console = make_console()
 
+    since: list[dict[str, float]] = []  # the losses since the last line
+
     def report(losses: dict[str, float]) -> None:
         advance(1)
+        since.append(losses)
         step = int(losses["step"])
         if step % max(1, config.steps // 10) == 0:
-            numbers = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "step")
+            means = {
+                name: sum(each[name] for each in since) / len(since) for name in losses if name != "step"
+            }
+            numbers = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
             console.print(f"step {step:,} of {config.steps:,}  {numbers}", soft_wrap=True)
+            since.clear()
 
     with counting_view(console, "worlds, then steps", len(TRAINING) + config.steps) as advance:
         make_trunk(config, path, advance, report)

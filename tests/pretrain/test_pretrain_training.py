@@ -24,7 +24,7 @@ from durotaxis.pretrain import (
     scenes,
 )
 from durotaxis.pretrain.examples import Examples, examine
-from durotaxis.pretrain.tasks import TASKS_OF, hide, link_pairs, look
+from durotaxis.pretrain.tasks import TASKS_OF, _cross_entropy, hide, link_pairs, look
 from durotaxis.pretrain.train import draw_views, prepare, untrained
 from durotaxis.pretrain.worlds import world
 
@@ -126,6 +126,15 @@ def test_the_next_step_is_asked_where_there_is_one(examples):
     found = task.loss(dataclasses.replace(views, plain=asked), torch.Generator())
     expected = (task.head(views.seen.pooled[0]) - 3.0).square().mean()
     torch.testing.assert_close(found, expected)
+
+
+def test_classes_weigh_the_same_however_rare():
+    scores = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    answer = torch.tensor([0, 0, 0, 0, 0, 2, 2, -1, -1])
+    each = -scores.log_softmax(1).gather(1, answer.clamp_min(0)[:, None])[:, 0]
+    expected = (each[:5].mean() + each[5:7].mean()) / 2
+    torch.testing.assert_close(_cross_entropy(scores, answer), expected)
+    assert float(_cross_entropy(scores, torch.full((9,), -1))) == 0
 
 
 def test_links_asked_about_were_hidden_and_strangers_are_no_neighbours(examples):

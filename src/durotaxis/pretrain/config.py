@@ -17,9 +17,9 @@ class PretrainConfig(Config):
 
     model: Literal["graph_cnn", "graph_gnn"] = "graph_cnn"
     tasks: tuple[str, ...] | None = None  # default: all that the model can be asked
-    steps: Count = 600  # gradient steps
+    steps: Count = 700  # gradient steps
     batch_size: int = Field(default=128, ge=4)  # scenes per step; a third of them with parts hidden
-    scenes: int = Field(default=8_000, ge=56)  # scenes drawn before training, over all worlds
+    scenes: int = Field(default=16_000, ge=56)  # scenes drawn before training, over all worlds
     learning_rate: float = Field(
         default=2e-3, gt=0
     )  # at its highest; rises for 5 % of the steps, then a cosine

@@ -11,7 +11,7 @@ from durotaxis.pretrain.config import PretrainConfig
 from durotaxis.pretrain.examples import Examples, Joined, examine
 from durotaxis.pretrain.networks import Network, read_network
 from durotaxis.pretrain.scenes import Scenes, network_scenes, random_scenes, rollout_scenes
-from durotaxis.pretrain.worlds import HELD_OUT, TRAINING, world
+from durotaxis.pretrain.worlds import HELD_OUT, PARTED, TRAINING, world
 
 Advance = Callable[[int], None]
 """Told how many further pieces of work are finished."""
@@ -27,7 +27,9 @@ def joined_by(model: str) -> Joined:
 
 
 def training_examples(config: PretrainConfig, advance: Advance) -> Examples:
-    """Half rollouts, half random graphs on every world of TRAINING; with networks, a quarter are those.
+    """Rollouts and as many random graphs on every world of TRAINING (random graphs alone on PARTED).
+
+    With networks, a quarter of the scenes are excerpts of those.
 
     Raises:
         UserError: a network that cannot be read.
@@ -39,7 +41,9 @@ def training_examples(config: PretrainConfig, advance: Advance) -> Examples:
     parts = []
     for number, name in enumerate(TRAINING):
         seed = int(hash_keys(config.seed, Purpose.WEIGHTS, number))
-        parts.append(_of_world(world(name), joined_by(config.model), seed, per_world, networks, per_network))
+        rolled = 0 if name in PARTED else per_world // 2
+        counts = rolled, per_world - rolled, per_network
+        parts.append(_of_world(world(name), joined_by(config.model), seed, counts, networks))
         advance(1)
     return Examples.cat(parts)
 
@@ -47,20 +51,23 @@ def training_examples(config: PretrainConfig, advance: Advance) -> Examples:
 def held_out_examples(name: str, joined: Joined, count: int) -> Examples:
     """About `count` scenes of a world of HELD_OUT, the same at every call."""
     seed = int(hash_keys(_PROBE_SEED, Purpose.WEIGHTS, list(HELD_OUT).index(name)))
-    return _of_world(world(name), joined, seed, count)
+    return _of_world(world(name), joined, seed, (count // 2, count - count // 2, 0))
 
 
 def _of_world(
     config: EnvConfig,
     joined: Joined,
     seed: int,
-    count: int,
+    counts: tuple[int, int, int],
     networks: Sequence[Network] = (),
-    per_network: int = 0,
 ) -> Examples:
+    """Scenes of one world: so many from rollouts, so many random graphs, so many of each network."""
+    rolled, random, per_network = counts
+
     def drawn() -> Iterable[Scenes]:
-        yield rollout_scenes(config, _seed(seed, _ROLLOUT), count // 2)
-        yield random_scenes(config, _seed(seed, _RANDOM), count - count // 2)
+        if rolled:
+            yield rollout_scenes(config, _seed(seed, _ROLLOUT), rolled)
+        yield random_scenes(config, _seed(seed, _RANDOM), random)
         for index, network in enumerate(networks):
             yield network_scenes(config, network, _seed(seed, _NETWORK, index), per_network)
 

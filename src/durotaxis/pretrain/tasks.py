@@ -20,6 +20,7 @@ from durotaxis.core.errors import UserError
 from durotaxis.env import FIELD_CHANNELS, NODE_FEATURES
 from durotaxis.env.types import FIELD_SIZE
 from durotaxis.fusion import PTM, sample_map
+from durotaxis.fusion.readout import pool_map, pool_nodes
 from durotaxis.pretrain import labels
 from durotaxis.pretrain.examples import Examples, with_edges
 from durotaxis.pretrain.scenes import NEXT
@@ -55,14 +56,10 @@ def look(ptm: PTM, examples: Examples) -> Seen:
     """Run a model on scenes."""
     batch = examples.graph.batch
     if ptm.record.reads == "graph":
-        both = ptm.features(examples.field, examples.points, batch, examples.graph)
-        nodes, at_graph = both.split(ptm.record.width, 1)
-        pooled = at_graph.new_zeros(len(examples), ptm.record.width).index_copy(
-            0, *_first_of_each(batch, at_graph, len(examples))
-        )
-        return Seen(nodes, pooled, None)
+        nodes = ptm.nodes(examples.graph)
+        return Seen(nodes, pool_nodes(nodes, batch, len(examples), "mean"), None)
     maps = ptm.maps(examples.field)
-    return Seen(sample_map(maps, examples.points, batch), maps.mean((2, 3)), maps)
+    return Seen(sample_map(maps, examples.points, batch), pool_map(maps, "mean"), maps)
 
 
 @dataclass(frozen=True)
@@ -273,19 +270,14 @@ def make_tasks(model: Model, names: tuple[str, ...], width: int) -> nn.ModuleDic
     return nn.ModuleDict({name: TASKS[name](model, width) for name in names})
 
 
-def _first_of_each(batch: Tensor, rows: Tensor, num_scenes: int) -> tuple[Tensor, Tensor]:
-    """The scenes that have nodes, and the row of the first node of each."""
-    count = torch.bincount(batch, minlength=num_scenes)
-    first = count.cumsum(0) - count
-    scenes = count.nonzero()[:, 0]
-    return scenes, rows[first[scenes]]
-
-
 def _cross_entropy(scores: Tensor, answer: Tensor) -> Tensor:
-    """Mean over known answers."""
+    """Over known answers: the mean over the classes that occur of the mean loss of each."""
     known = answer >= 0
-    total = functional.cross_entropy(scores, answer, ignore_index=labels.UNKNOWN, reduction="sum")
-    return total / known.sum().clamp_min(1)
+    if not bool(known.any()):
+        return scores.sum() * 0.0
+    count = torch.bincount(answer[known], minlength=scores.shape[1]).to(scores.dtype)
+    weight = torch.where(count > 0, 1.0 / count.clamp_min(1.0), 0.0)
+    return functional.cross_entropy(scores, answer, weight, ignore_index=labels.UNKNOWN)
 
 
 def _squared(found: Tensor, wanted: Tensor, where: Tensor, scale: float = 1.0) -> Tensor:

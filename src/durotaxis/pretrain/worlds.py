@@ -66,6 +66,10 @@ HELD_OUT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Name -> values of worlds for probes alone: two kinds of obstacle, and a moat, that training never shows."""
 
 
+PARTED = ("closed moat", "closed stripes", "checkers")
+"""Worlds whose ground falls into pieces: a colony gets nowhere there, so random graphs alone are drawn."""
+
+
 def world(name: str) -> EnvConfig:
     """The configuration of a world, with the picture observed.
 
