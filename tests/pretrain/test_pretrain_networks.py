@@ -23,7 +23,7 @@ def edges_of(network):
         ("a.csv", "source,target,weight\nx,y,0.3\ny,z,1\nz,y,2\nx,x,1\n"),
         ("a.tsv", "protein1\tprotein2\tscore\nx\ty\t1\ny\tz\t1\n"),
         ("a.txt", "# nodes and edges\n% more\n\nx y\n  y   z 4\n"),
-        ("a.edgelist", "x y {'weight': 1}\ny z {}\n"),
+        ("a.edgelist", "x y {'weight': 1, 'kind': 2}\ny z {}\n"),
         ("a.sif", "x pp y\ny pd z\n"),
     ],
 )

@@ -138,10 +138,10 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _listed_pairs(path: Path, lines: list[str]) -> Iterator[tuple[str, str]]:
-    """The first two columns; commas, tabs or blanks between them; a header and comments are left out."""
+    """The first two columns; commas in `.csv`, else tabs or blanks; a header and comments are left out."""
     rows = [(number, line) for number, line in enumerate(lines, 1) if not _COMMENT.match(line)]
     for count, (number, line) in enumerate(rows):
-        separator = "," if "," in line else "\t" if "\t" in line else None
+        separator = "," if path.suffix.lower() == ".csv" else "\t" if "\t" in line else None
         cells = [cell.strip().strip('"') for cell in line.split(separator)]
         if len(cells) < 2 or not cells[0] or not cells[1]:
             raise UserError(f"{path}:{number}: needs two node names, not '{line.strip()[:60]}'")
@@ -181,7 +181,7 @@ def _read_graphml(path: Path) -> Network:
         LookupError,
         ValueError,
     ) as error:
-        raise UserError(f"{path}: not readable as GraphML ({error})") from error
+        raise UserError(f"{path}: not readable as GraphML ({_one_line(error)})") from error
     index = {node: row for row, node in enumerate(graph)}
     edges = np.array([(index[a], index[b]) for a, b in graph.edges()], dtype=np.int64).reshape(-1, 2)
     places = _places(values for _, values in graph.nodes(data=True))
@@ -223,12 +223,16 @@ def _read_dataset(data: str, root: Path) -> Network:
         graphs = list(factory(**options))
     except transfer_failures as error:
         raise UserError(
-            f"{data}: cannot be had ({error}). Run once with network access, or put the dataset's raw files "
-            f"under {root / class_name}"
+            f"{data}: cannot be had ({_one_line(error)}). Run once with network access, or put the "
+            f"dataset's raw files under {root / class_name}"
         ) from error
     except (ImportError, TypeError, ValueError, LookupError, AssertionError, RuntimeError) as error:
-        raise UserError(f"{data}: torch_geometric cannot load it ({error})") from error
+        raise UserError(f"{data}: torch_geometric cannot load it ({_one_line(error)})") from error
     return _side_by_side(data, graphs)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _side_by_side(name: str, graphs: list[Any]) -> Network:
