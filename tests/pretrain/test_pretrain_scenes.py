@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from durotaxis.agent.graph import flatten
+from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.errors import UserError
-from durotaxis.env import EnvConfig, observe
+from durotaxis.env import EnvConfig, observe, reset
 from durotaxis.pretrain import scenes
 from durotaxis.pretrain.examples import Examples, examine, observed_graph, with_edges
 from durotaxis.pretrain.scenes import random_scenes, rollout_scenes
@@ -45,6 +46,22 @@ def test_rollouts_are_seeded_and_reach_late_states(rollouts, monkeypatch):
     assert float(rollouts.colony.front.max()) > 150  # of 200 µm
     assert int(rollouts.colony.num_nodes.max()) >= 20
     assert float(rollouts.next[:, 0].nan_to_num().max()) > 0
+
+
+def test_a_third_of_the_colonies_each_is_random_delete_left_or_mixed():
+    config = world("linear")
+    colony, substrate = reset(config, torch.arange(60))
+    policy = torch.arange(60) % 3
+    chosen = scenes._behave(colony, substrate, config, policy)
+    is_random, is_left = (
+        (chosen.kind == SCRIPTED[name](colony, substrate, config).kind).all(1)
+        for name in ("random", "delete-left")
+    )
+    assert bool(is_random[policy == 0].all())
+    assert bool(is_left[policy == 1].all())
+    assert bool((is_random | is_left)[policy == 2].all())
+    mixed_left = int((is_left & ~is_random)[policy == 2].sum())
+    assert 2 <= mixed_left <= 18
 
 
 def test_a_colony_is_seen_as_the_agent_sees_it(rollouts):

@@ -246,6 +246,21 @@ def test_logistic_regression_is_at_its_optimum():
     np.testing.assert_allclose(approx_fprime(weights.ravel(), objective), 0, atol=1e-4)
 
 
+def test_accuracy_is_balanced_over_classes():
+    truth = np.array([0] * 8 + [3] * 2)
+    right = np.array([True] * 8 + [False, True])
+    assert probe.balanced_accuracy(right, truth) == 75.0
+
+
+def test_one_row_per_scene_and_only_allowed_ones():
+    scene = torch.tensor([0, 0, 1, 2, 2, 2])
+    allowed = torch.tensor([False, True, False, True, False, True])
+    rows = [probe.one_per_scene(scene, allowed, torch.Generator().manual_seed(s)).tolist() for s in range(20)]
+    assert all(row in ([1, 3], [1, 5]) for row in rows)
+    assert [1, 3] in rows
+    assert [1, 5] in rows
+
+
 def test_a_probe_finds_what_features_say_and_nothing_in_noise():
     generator = np.random.default_rng(0)
     answer = generator.integers(0, 3, 900)
