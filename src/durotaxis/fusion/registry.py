@@ -219,7 +219,7 @@ def _register_builtin() -> None:
     ):
         name = f"{plain.name}_connectivity"
         pretrained = dataclasses.replace(
-            plain, name=name, model_type=name, source="made by `durotaxis pretrain` (package data)"
+            plain, name=name, model_type=name, source="made by `durotaxis pretrain`"
         )
         register_ptm(PTMType(pretrained, build, frozenset({"weights", "sha256"})))
 
