@@ -70,7 +70,9 @@ def main() -> None:
     }
     with ThreadPoolExecutor(options.workers) as pool:
         list(pool.map(lambda job: train_run(job[0], overrides(*job[1], options.steps)), jobs.items()))
-    print(LINE.format("rule", "seed", "success first, last", "front progress first, last", "trained", "steps/s"))
+    print(
+        LINE.format("rule", "seed", "success first, last", "front progress first, last", "trained", "steps/s")
+    )
     rows = [summary(run, *job) for run, job in jobs.items() if (run / "DONE").exists()]
     for row in rows:
         print(

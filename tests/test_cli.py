@@ -25,6 +25,7 @@ VERBS = {
     "train",
     "evaluate",
     "distill",
+    "pretrain",
     "scenario list",
     "scenario show",
     "scenario score",

@@ -213,6 +213,73 @@ def distill(
     console.print(go_on, markup=False, soft_wrap=True)
 
 
+@app.command(
+    epilog="Examples:\n\n"
+    "durotaxis pretrain --model graph_gnn --out graph_gnn.safetensors\n\n"
+    "durotaxis pretrain --model graph_cnn --tasks reachability,ahead --steps 300 batch_size=64\n\n"
+    "durotaxis pretrain --model graph_gnn --data interactions.sif --data pyg:KarateClub\n\n"
+    "durotaxis pretrain --probe graph_gnn.safetensors"
+)
+def pretrain(
+    overrides: Overrides = None,
+    model: Annotated[str, typer.Option(help="graph_cnn (reads pictures) or graph_gnn.")] = "graph_cnn",
+    tasks: Annotated[str | None, typer.Option(help="Tasks, with commas; default all of the model.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps.")] = None,
+    scenes: Annotated[int | None, typer.Option(help="Scenes drawn to train on.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A network: CSV, TSV, edge list, GraphML, SIF, or pyg:<Dataset>. Repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default MODEL.safetensors here.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides all that is random; default 0.")] = None,
+    probe: Annotated[
+        Path | None, typer.Option(help="Train nothing; say what a file's features tell, in held-out worlds.")
+    ] = None,
+) -> None:
+    """Make a pre-trained model of graphs by self-supervised tasks, or probe one."""
+    from durotaxis.core.config import load_config
+    from durotaxis.pretrain import TRAINING, PretrainConfig, make_trunk
+
+    if probe is not None:
+        _probe(probe)
+        return
+    options = {
+        "model": model,
+        "tasks": None if tasks is None else [name.strip() for name in tasks.split(",")],
+        "steps": steps,
+        "scenes": scenes,
+        "data": data or None,
+        "seed": seed,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = [f"{name}={json.dumps(value)}" for name, value in given.items()]
+    config = load_config(None, PretrainConfig, [*settings, *(overrides or [])])
+    path = out or Path(f"{model}.safetensors")
+    if path.suffix != ".safetensors":
+        raise UserError(f"--out {path} must end in .safetensors")
+    _require_writable_file(path)
+    console = make_console()
+
+    since: list[dict[str, float]] = []  # the losses since the last line
+
+    def report(losses: dict[str, float]) -> None:
+        advance(1)
+        since.append(losses)
+        step = int(losses["step"])
+        if step % max(1, config.steps // 10) == 0:
+            means = {
+                name: sum(each[name] for each in since) / len(since) for name in losses if name != "step"
+            }
+            numbers = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+            console.print(f"step {step:,} of {config.steps:,}  {numbers}", soft_wrap=True)
+            since.clear()
+
+    with counting_view(console, "worlds, then steps", len(TRAINING) + config.steps) as advance:
+        make_trunk(config, path, advance, report)
+    console.print(f"written to {path}; losses in {path.with_suffix('.jsonl')}", markup=False, soft_wrap=True)
+    console.print(f"next: durotaxis pretrain --probe {path}", markup=False, soft_wrap=True)
+
+
 @scenario_app.command("list", epilog="Example:\n\ndurotaxis scenario list")
 def scenario_list() -> None:
     """Name the scenarios, with the success rates of two scripted policies."""
@@ -442,6 +509,33 @@ def doctor() -> None:
     findings = examine()
     rows = [(f.topic, f.name, f.state if f.is_good else f"! {f.state}", f.advice) for f in findings]
     make_console().print(table("", ("", "what", "found", "what to do"), rows))
+
+
+def _probe(path: Path) -> None:
+    """Print what a pre-trained file's frozen features tell in worlds it never saw."""
+    from durotaxis.pretrain import HELD_OUT, describe_trunk, load_trunk, probe_trunk
+
+    console = make_console()
+    about = describe_trunk(path)
+    with counting_view(console, "probes", 3 * len(HELD_OUT)) as advance:
+        findings = probe_trunk(load_trunk(path), str(about["model"]), advance)
+    rows = [
+        (
+            f.world,
+            f.question,
+            f.num_judged,
+            f"{100 / f.num_classes:.1f}",
+            " ".join(f"{each:.1f}" for each in f.untrained),
+            f"{f.trained:.1f}",
+            f"{f.gain:+.1f} [{f.low:+.1f}, {f.high:+.1f}]",
+        )
+        for f in findings
+    ]
+    columns = ("world", "question", "judged", "chance", "untrained", "pre-trained", "gain [95 %]")
+    console.print(f"{path}: {about['command']}", markup=False, soft_wrap=True)
+    console.print(table("balanced accuracy of a linear probe, in points", columns, rows))
+    mean = sum(f.gain for f in findings) / len(findings)
+    console.print(f"mean gain {mean:+.1f} points over {len(findings)} questions", markup=False)
 
 
 def _require_writable_file(path: Path) -> None:

@@ -18,9 +18,10 @@ from durotaxis.env.types import FIELD_SIZE, NODE_FEATURES, NUM_KINDS, Colony, Ki
 LENGTH_SCALE = 10.0
 """µm: the longest noiseless step; lengths and gradients are measured in it."""
 MAX_CENTRALITY = 100.0
+DEGREE_SCALE = 4.0
+"""Degrees are divided by it, after they were cut at DEGREE_LIMIT."""
+DEGREE_LIMIT = 12.0
 _AGE_LIMIT = 50.0
-_DEGREE_SCALE = 4.0
-_DEGREE_LIMIT = 12.0
 _CENTRALITY_LIMIT = 10.0
 _NODES_PER_PIXEL = 4.0
 _SUBGRID = 3
@@ -157,8 +158,8 @@ def _scale_nodes(raw: dict[str, Tensor], substrate: Substrate) -> dict[str, Tens
         "x": raw["x"] / width,
         "y": raw["y"] / height,
         "stiffness": scale_stiffness(raw["stiffness"]),
-        "in_degree": raw["in_degree"] / _DEGREE_SCALE,
-        "out_degree": raw["out_degree"].clamp_max(_DEGREE_LIMIT) / _DEGREE_SCALE,
+        "in_degree": raw["in_degree"] / DEGREE_SCALE,
+        "out_degree": raw["out_degree"].clamp_max(DEGREE_LIMIT) / DEGREE_SCALE,
         "centrality": raw["centrality"].clamp_max(_CENTRALITY_LIMIT),
         "centroid_distance": raw["centroid_distance"] / spread,
         "age": raw["age"].clamp_max(_AGE_LIMIT) / _AGE_LIMIT,

@@ -318,6 +318,24 @@ def _build_graph_cnn(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PT
     return build_graph_cnn(config, record)
 
 
+def _build_graph_gnn(config: PTMConfig, record: PTMRecord) -> tuple[GraphBackbone, PTMRecord]:
+    from durotaxis.fusion.backbones.graph_gnn import build_graph_gnn
+
+    return build_graph_gnn(config, record)
+
+
+def _build_graph_cnn_connectivity(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
+    from durotaxis.fusion.backbones.graph_cnn import build_pretrained_graph_cnn
+
+    return build_pretrained_graph_cnn(config, record)
+
+
+def _build_graph_gnn_connectivity(config: PTMConfig, record: PTMRecord) -> tuple[GraphBackbone, PTMRecord]:
+    from durotaxis.fusion.backbones.graph_gnn import build_pretrained_graph_gnn
+
+    return build_pretrained_graph_gnn(config, record)
+
+
 def _register_builtin() -> None:
     for depth, taps in _RESNET_WIDTHS.items():
         hub = f"timm/resnet{depth}.tv_in1k"
@@ -354,6 +372,28 @@ def _register_builtin() -> None:
         taps={"block1": 64, "block2": 128, "block3": 256},
     )
     register_ptm(PTMType(graph_cnn, _build_graph_cnn, frozenset({"seed"})))
+    graph_gnn = dataclasses.replace(
+        graph_cnn,
+        name="graph_gnn",
+        model_type="graph_gnn",
+        mean=(),
+        std=(),
+        tap="layer4",
+        taps={"layer1": 64, "layer2": 64, "layer3": 64, "layer4": 64},
+        reads="graph",
+        node_dim=13,
+        edge_dim=3,
+    )
+    register_ptm(PTMType(graph_gnn, _build_graph_gnn, frozenset({"seed"})))
+    for plain, build in (
+        (graph_cnn, _build_graph_cnn_connectivity),
+        (graph_gnn, _build_graph_gnn_connectivity),
+    ):
+        name = f"{plain.name}_connectivity"
+        pretrained = dataclasses.replace(
+            plain, name=name, model_type=name, source="made by `durotaxis pretrain`"
+        )
+        register_ptm(PTMType(pretrained, build, frozenset({"weights", "sha256"})))
 
 
 _register_builtin()

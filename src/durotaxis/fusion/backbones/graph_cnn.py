@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from durotaxis.fusion.backbones import Backbone, initialise, seeded_generator
 from durotaxis.fusion.config import PTMConfig
 from durotaxis.fusion.registry import PTMRecord
+from durotaxis.fusion.sources import find_weights
+from durotaxis.fusion.weights import load_matching, read_state
 
 _BLOCKS = {"block1": (64, 2), "block2": (128, 2), "block3": (256, 2)}  # channels, stride
 _GROUPS = 8
@@ -48,3 +50,15 @@ def build_graph_cnn(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTM
     initialise(backbone, seeded_generator(config.seed))
     drawn = "the run's random numbers" if config.seed is None else f"seed {config.seed}"
     return backbone, dataclasses.replace(record, source=f"random initialisation from {drawn}")
+
+
+def build_pretrained_graph_cnn(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
+    """A `GraphCNN` with the weights of the package, or of the file that `config.weights` names.
+
+    Raises UserError (MissingWeightsError) if they cannot be had or do not fit.
+    """
+    file = find_weights(record.model_type, None, config.weights, config.sha256)
+    backbone = GraphCNN(record.tap)
+    load_matching(backbone, read_state(file.path), GraphCNN().state_dict(), file.path)
+    source = record.source if config.weights is None else str(file.path)
+    return backbone, dataclasses.replace(record, sha256=file.sha256, source=source)
