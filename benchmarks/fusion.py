@@ -28,23 +28,16 @@ from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.config import load_config
 from durotaxis.core.randomness import hash_keys
 from durotaxis.env import DurotaxisEnv, Observation
-from durotaxis.fusion import MultiPTMFeatureExtractor, PTMConfig, check_ptm, list_ptms, weights_at_hand
-from durotaxis.fusion.registry import ptm_type
+from durotaxis.fusion import MultiPTMFeatureExtractor, PTMConfig, check_ptm, list_ptms
+from durotaxis.fusion.sources import at_hand, needs_weights
 from durotaxis.ppo.loss import ppo_loss
 from durotaxis.study.calibrate import calibrate_policy
 from durotaxis.study.config import RootConfig, find_config
 from durotaxis.study.run import build_policy
 from env import machine, tensor_bytes
 
-POOL = (
-    "{model_type: resnet18_random, seed: 0, freeze: FREEZE}",
-    "{model_type: resnet34_random, seed: 1, freeze: FREEZE}",
-    "{model_type: resnet18_random, seed: 2, freeze: FREEZE}",
-    "{model_type: graph_cnn, freeze: FREEZE, tap: block2}",
-    "{model_type: resnet34_random, seed: 3, freeze: FREEZE}",
-    "{model_type: resnet18_random, seed: 4, freeze: FREEZE}",
-)
-"""The models of WSA with K = 1 to 6, in this order."""
+POOL = tuple(f"{{model_type: resnet18_random, seed: {seed}, freeze: FREEZE}}" for seed in range(6))
+"""The models of WSA with K = 1 to 6: as many backbones like the baseline's, so that arithmetic is K times its."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +217,7 @@ def models_table() -> list[dict[str, Any]]:
     print(line.format("model", "parameters", "per image", "width"))
     rows = []
     for record in list_ptms():
-        hub = ptm_type(record.model_type).hub
-        if hub is not None and not weights_at_hand(record.model_type, hub):
+        if needs_weights(record.model_type) and at_hand(record.model_type) is None:
             continue
         found = check_ptm(PTMConfig(model_type=record.model_type))
         rows.append(

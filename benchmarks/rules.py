@@ -3,9 +3,9 @@
     python benchmarks/rules.py --directory runs/rules          # about half an hour on two cores
     python benchmarks/rules.py --steps 4096 --rules wsa mean
 
-Trains the agent of configs/quick.yaml, with settings for short runs, once per rule and seed, and prints success
-and front progress of the first and the last tenth of the training episodes. Finished trainings are not repeated,
-interrupted ones go on. One or two seeds prove that a rule trains; they do not rank rules.
+Trains the agent of configs/quick.yaml, with settings for short runs, once per rule and seed, and prints
+success and front progress of the first and the last tenth of the training episodes. Finished trainings are
+not repeated, interrupted ones go on. One or two seeds prove that a rule trains; they do not rank rules.
 """
 
 from __future__ import annotations

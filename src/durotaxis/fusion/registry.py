@@ -91,7 +91,8 @@ class PTMType:
         build: see `Builder`.
         options: which of the keys `seed`, `weights`, `sha256` the type reads; the others are refused.
         hub: repository on the hub with `model.safetensors`, for types that need pre-trained weights.
-        is_packaged: its weights come with the package (`fusion/data/<model_type>.safetensors`).
+        is_packaged: its weights are made by `durotaxis pretrain`; those that ship lie in the package
+            (`fusion/data/<model_type>.safetensors`).
     """
 
     record: PTMRecord
@@ -393,7 +394,7 @@ def _register_builtin() -> None:
         pretrained = dataclasses.replace(
             plain, name=name, model_type=name, source="made by `durotaxis pretrain`"
         )
-        register_ptm(PTMType(pretrained, build, frozenset({"weights", "sha256"})))
+        register_ptm(PTMType(pretrained, build, frozenset({"weights", "sha256"}), is_packaged=True))
 
 
 _register_builtin()

@@ -235,7 +235,8 @@ def _fetch(model_type: str, hub: str | None) -> Path:
     """Download from the hub, or say within two seconds why not."""
     if hub is None:
         raise MissingWeightsError(
-            f"{model_type}: no weights at {_DATA / model_type}.safetensors; name a file in `weights`"
+            f"{model_type}: its weights do not come with the package; make them with `durotaxis pretrain` "
+            "(docs/pretraining.md) and name the file in `weights`"
         )
     path, reason = _download(hub)
     if path is not None:

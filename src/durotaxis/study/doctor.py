@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import torch
 
-from durotaxis.fusion import list_ptms, weights_at_hand
+from durotaxis.fusion import list_ptms
 from durotaxis.fusion.registry import ptm_type
+from durotaxis.fusion.sources import at_hand, needs_weights
 from durotaxis.study.config import shipped_configs
 
 
@@ -80,18 +81,12 @@ def _devices() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     for record in list_ptms():
-        hub = ptm_type(record.model_type).hub
-        if hub is None:
-            yield Finding("weights", record.model_type, "needs none")
-            continue
-        path = weights_at_hand(record.model_type, hub)
-        if path is not None:
-            yield Finding("weights", record.model_type, str(path))
+        name, hub = record.model_type, ptm_type(record.model_type).hub
+        if not needs_weights(name):
+            yield Finding("weights", name, "needs none")
+        elif (path := at_hand(name)) is not None:
+            yield Finding("weights", name, str(path))
         else:
-            yield Finding(
-                "weights",
-                record.model_type,
-                "missing",
-                False,
-                f"go online once (hub: {hub}), or name a file or directory with `weights:` in the config",
-            )
+            source = f"go online once (hub: {hub})" if hub else "make it with `durotaxis pretrain`"
+            advice = f"{source}, or name a file or directory with `weights:` in the config"
+            yield Finding("weights", name, "missing", False, advice)
