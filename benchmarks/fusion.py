@@ -37,7 +37,7 @@ from durotaxis.study.run import build_policy
 from env import machine, tensor_bytes
 
 POOL = tuple(f"{{model_type: resnet18_random, seed: {seed}, freeze: FREEZE}}" for seed in range(6))
-"""The models of WSA with K = 1 to 6: as many backbones like the baseline's, so that arithmetic is K times its."""
+"""The models of WSA with K = 1 to 6: all like the baseline's, so that arithmetic is K times its."""
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ class Layer(nn.Module):
     def forward(self, nodes: Tensor, edge_index: Tensor, edges: Tensor) -> Tensor:
         """[n, F] to [n, F]."""
         source, target = edge_index
-        down, up = (self.sender(nodes)[edge_index] + self.edge(edges)).unbind(0)
-        width = nodes.shape[1]
+        to_target, to_source = self.sender(nodes).chunk(2, 1)
+        down, up = self.edge(edges).chunk(2, 1)
         heard = []
-        for message, at in ((down[:, :width], target), (up[:, width:], source)):
+        for message, at in ((to_target[source] + down, target), (to_source[target] + up, source)):
             message = functional.gelu(message)
             heard += [segment_mean(message, at, len(nodes)), segment_max(message, at, len(nodes))]
         step = functional.gelu(self.update(torch.cat([nodes, *heard], 1)))
