@@ -1,11 +1,11 @@
 """The pilot: does a fused representation carry anything, and which picture and readout learn faster?
 
     python benchmarks/pilot.py run --directory runs/pilot          # hours on two cores; can be interrupted
-    python benchmarks/pilot.py report --directory runs/pilot --out docs/results
+    python benchmarks/pilot.py report --directory runs/pilot --out docs/results/pilot
 
 `run` trains every job that is not finished yet, one process per core, and goes on with those that were
-interrupted. `report` evaluates what is finished on tuning seeds, with R interfered with, and writes figures,
-`pilot.json` and a table.
+interrupted. `report` evaluates some of what is finished on tuning seeds, with R interfered with, and writes
+figures and tables.
 """
 
 from __future__ import annotations
@@ -119,8 +119,11 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path("runs/pilot"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--episodes", type=int, default=100, help="tuning episodes per agent in the report")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--episodes", type=int, default=40, help="tuning episodes per agent and intervention")
+    parser.add_argument(
+        "--intervened-seeds", type=int, default=3, help="agents per arm to interfere with"
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs/results/pilot"))
     options = parser.parse_args()
     if options.what == "run":
         with ThreadPoolExecutor(options.workers) as pool:
@@ -129,7 +132,14 @@ def main() -> None:
     else:
         from pilot_report import report
 
-        report(options.directory, jobs(options.seeds), options.episodes, options.out, STEPS)
+        report(
+            options.directory,
+            jobs(options.seeds),
+            options.episodes,
+            options.intervened_seeds,
+            options.out,
+            STEPS,
+        )
 
 
 if __name__ == "__main__":

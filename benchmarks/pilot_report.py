@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from durotaxis.agent import HybridActorCritic
 from durotaxis.analysis import load_run
 from durotaxis.analysis.figures import COLOURS, GREY, STYLE
 from durotaxis.analysis.load import attention_over_training, column
@@ -25,6 +22,9 @@ from durotaxis.records import write_atomic
 from durotaxis.study.evaluation import open_run
 
 BINS = 12
+Key = tuple[str, str, str]
+Groups = dict[Key, dict[int, Path]]  # scenario, arm, picture -> seed -> run
+Results = dict[Key, dict[int, dict[str, dict[str, float]]]]  # ... -> seed -> intervention -> numbers
 INTERVENTIONS = ("none", "uniform", "shuffled", "zero")
 LABELS = {
     "frozen": "one frozen random ResNet-18",
@@ -35,27 +35,6 @@ LABELS = {
     "shuffled": "R of another colony",
     "zero": "R zero",
 }
-
-
-@contextmanager
-def interfering(policy: HybridActorCritic, what: str) -> Iterator[None]:
-    """The policy with its representation interfered with."""
-    extractor = policy.actor.extractor
-    if what != "shuffled":
-        with nullcontext() if what == "none" else extractor.intervene(what):
-            yield
-        return
-
-    def shuffle(module: Any, arguments: Any, keywords: Any, output: tuple[Tensor, Tensor]) -> Any:
-        representation, attention = output
-        # Rows come colony by colony: half the batch farther on, another colony is at work.
-        return representation.roll(len(representation) // 2, 0), attention
-
-    handle = extractor.register_forward_hook(shuffle, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def evaluations(run: Path, episodes: int) -> dict[str, dict[str, float]]:
@@ -70,8 +49,8 @@ def evaluations(run: Path, episodes: int) -> dict[str, dict[str, float]]:
         if what == "uniform" and not has_attention:
             continue
         world = DurotaxisEnv(candidate.config.env, episodes, validate=False)
-        with interfering(candidate.policy, what):
-            rows = evaluate(world, candidate.policy, tuning_seeds(episodes))
+        with candidate.policy.actor.extractor.intervene(None if what == "none" else what):
+            rows = evaluate(world, candidate.policy, tuning_seeds(episodes), whole_batch=True)
         results[what] = {
             "success": float(np.mean([row["success"] for row in rows])),
             "front": float(np.mean([row["final/front_progress"] for row in rows])),
@@ -95,20 +74,31 @@ def learning(run: Path, total: int) -> float:
     return float(np.nanmean(curve(run, total, "final/front_progress")))
 
 
-def report(directory: Path, jobs: Sequence[Any], episodes: int, out: Path, total: int) -> None:
+def late(run: Path, total: int, what: str) -> float:
+    """A column's mean over the training episodes that ended in the last sixth of training."""
+    rows = load_run(run).episodes
+    values, step = column(rows, what), column(rows, "step")
+    return float(values[step > total * 5 / 6].mean())
+
+
+def report(
+    directory: Path, jobs: Sequence[Any], episodes: int, intervened_seeds: int, out: Path, total: int
+) -> None:
     """Evaluate, draw, print."""
-    groups: dict[tuple[str, str, str], dict[int, Path]] = {}
+    groups: Groups = {}
     for job in jobs:
         if (directory / job.name / "DONE").exists():
             groups.setdefault((job.scenario, job.arm, job.picture), {})[job.seed] = directory / job.name
-    results = {
-        key: {seed: evaluations(run, episodes) for seed, run in runs.items()} for key, runs in groups.items()
-    }
+    results: Results = {}
+    for key, runs in groups.items():
+        if key[2] == "field-sampled" and key[1] in ("frozen", "wsa"):
+            chosen = sorted(runs)[:intervened_seeds]
+            results[key] = {seed: evaluations(runs[seed], episodes) for seed in chosen}
     out.mkdir(parents=True, exist_ok=True)
     tables = [
-        *trained_table(groups, results, total),
+        *trained_table(groups, total),
         "",
-        *differences(groups, results, total),
+        *differences(groups, total),
         "",
         *intervention_table(results),
         "",
@@ -116,12 +106,10 @@ def report(directory: Path, jobs: Sequence[Any], episodes: int, out: Path, total
     ]
     text = "\n".join(tables) + "\n"
     print(text)
-    plain = {"/".join(key): {str(s): r for s, r in rows.items()} for key, rows in results.items()}
-    write_atomic(out / "pilot.json", json.dumps(plain, indent=1) + "\n")
-    write_atomic(out / "pilot-tables.md", text)
-    draw_curves(groups, total, out / "pilot-learning.png")
-    draw_interventions(results, out / "pilot-interventions.png")
-    draw_attention(groups, out / "pilot-attention.png")
+    write_atomic(out / "tables.md", text)
+    draw_curves(groups, total, out / "learning.png")
+    draw_interventions(results, out / "interventions.png")
+    draw_attention(groups, out / "attention.png")
 
 
 def show(estimate: Estimate, digits: int = 2) -> str:
@@ -133,21 +121,25 @@ def show(estimate: Estimate, digits: int = 2) -> str:
     return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
-def trained_table(groups: Mapping[Any, Any], results: Mapping[Any, Any], total: int) -> list[str]:
+MEASURES = {
+    "success": lambda run, total: late(run, total, "success"),
+    "front progress": lambda run, total: late(run, total, "final/front_progress"),
+    "learning": learning,
+}
+"""What is compared: the last sixth of training, and the mean front progress over all of it."""
+
+
+def trained_table(groups: Groups, total: int) -> list[str]:
     """One line per arm."""
-    lines = [
-        "| scenario | arm | picture | seeds | success | front progress | learning |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for key, rows in results.items():
-        values = {what: [rows[s]["none"][what] for s in sorted(rows)] for what in ("success", "front")}
-        speed = [learning(groups[key][seed], total) for seed in sorted(rows)]
-        cells = [show(mean_interval(v)) for v in (values["success"], values["front"], speed)]
-        lines.append(f"| {key[0]} | {LABELS[key[1]]} | {key[2]} | {len(rows)} | " + " | ".join(cells) + " |")
+    heads = ["scenario", "arm", "picture", "seeds", *MEASURES]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for key, runs in groups.items():
+        cells = [show(mean_interval([of(run, total) for run in runs.values()])) for of in MEASURES.values()]
+        lines.append(f"| {key[0]} | {LABELS[key[1]]} | {key[2]} | {len(runs)} | {' | '.join(cells)} |")
     return lines
 
 
-def differences(groups: Mapping[Any, Any], results: Mapping[Any, Any], total: int) -> list[str]:
+def differences(groups: Groups, total: int) -> list[str]:
     """Paired by seed."""
     pairs = [
         (("moat", "wsa", "field-sampled"), ("moat", "frozen", "field-sampled")),
@@ -157,26 +149,22 @@ def differences(groups: Mapping[Any, Any], results: Mapping[Any, Any], total: in
         (("moat", "frozen", "field-sampled"), ("moat", "frozen", "field-pooled")),
         (("moat", "wsa", "field-sampled"), ("moat", "wsa", "tokens-sampled")),
     ]
-    lines = [
-        "| difference, paired by seed | seeds | success | front progress | learning |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ["difference, paired by seed", "seeds", *MEASURES]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for first, second in pairs:
-        seeds = sorted(set(results.get(first, {})) & set(results.get(second, {})))
+        seeds = sorted(set(groups.get(first, {})) & set(groups.get(second, {})))
         if not seeds:
             continue
-        cells = []
-        for what in ("success", "front"):
-            gaps = [results[first][s]["none"][what] - results[second][s]["none"][what] for s in seeds]
-            cells.append(show(mean_interval(gaps)))
-        gaps = [learning(groups[first][s], total) - learning(groups[second][s], total) for s in seeds]
-        cells.append(show(mean_interval(gaps)))
+        gaps = [
+            mean_interval([of(groups[first][s], total) - of(groups[second][s], total) for s in seeds])
+            for of in MEASURES.values()
+        ]
         name = f"{' '.join(first)} minus {' '.join(second)}"
-        lines.append(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {len(seeds)} | {' | '.join(map(show, gaps))} |")
     return lines
 
 
-def intervention_table(results: Mapping[Any, Any]) -> list[str]:
+def intervention_table(results: Results) -> list[str]:
     """Success under every intervention."""
     lines = [
         "| scenario | arm | picture | " + " | ".join(LABELS[what] for what in INTERVENTIONS) + " |",
@@ -191,7 +179,7 @@ def intervention_table(results: Mapping[Any, Any]) -> list[str]:
     return lines
 
 
-def attention_table(groups: Mapping[Any, Any]) -> list[str]:
+def attention_table(groups: Groups) -> list[str]:
     """Mean attention over the last tenth of training."""
     lines = ["| scenario | picture | model | attention | effective models |", "|---|---|---|---|---|"]
     for (scenario, arm, picture), runs in groups.items():
@@ -208,7 +196,7 @@ def attention_table(groups: Mapping[Any, Any]) -> list[str]:
     return lines
 
 
-def draw_curves(groups: Mapping[Any, Any], total: int, path: Path) -> None:
+def draw_curves(groups: Groups, total: int, path: Path) -> None:
     """Front progress and success over training, one panel per question."""
     panels = [
         ("moat: which models", [("moat", arm, "field-sampled") for arm in LABELS], 1),
@@ -250,9 +238,9 @@ def draw_curves(groups: Mapping[Any, Any], total: int, path: Path) -> None:
         write_atomic(path, lambda file: figure.savefig(file, format="png", metadata={"Software": None}))
 
 
-def draw_interventions(results: Mapping[Any, Any], path: Path) -> None:
+def draw_interventions(results: Results, path: Path) -> None:
     """Success of every seed under every intervention."""
-    keys = [key for key in results if key[2] == "field-sampled"]
+    keys = list(results)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.4), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
@@ -272,7 +260,7 @@ def draw_interventions(results: Mapping[Any, Any], path: Path) -> None:
         write_atomic(path, lambda file: figure.savefig(file, format="png", metadata={"Software": None}))
 
 
-def draw_attention(groups: Mapping[Any, Any], path: Path) -> None:
+def draw_attention(groups: Groups, path: Path) -> None:
     """Mean attention per model over training, seeds thin."""
     keys = [key for key in groups if key[1] == "wsa"]
     with mpl.rc_context(STYLE):
