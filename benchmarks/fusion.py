@@ -156,6 +156,12 @@ def freeze_all(ptms: Sequence[str], freeze: bool) -> str:
     return "[" + ", ".join(ptms).replace("FREEZE", str(freeze).lower()) + "]"
 
 
+def own_models(config: str, freeze: bool) -> str:
+    """The models of a configuration, all frozen or all trained, as a value for the command line."""
+    ptms = load_config(find_config(config), RootConfig).actor_critic.wsa_config.ptms
+    return json.dumps([ptm.model_dump(exclude_defaults=True) | {"freeze": freeze} for ptm in ptms])
+
+
 def baseline_of(config: str, freeze: bool, cached: bool) -> Arm:
     """The plain actor with the first model of the pool."""
     backbone = POOL[0].replace("FREEZE", str(freeze).lower())
@@ -187,9 +193,12 @@ def arms_table(options: argparse.Namespace, observation: Observation) -> list[di
             ptms = freeze_all(POOL[:count], freeze)
             overrides = ["actor_critic.use_wsa=true", f"actor_critic.wsa_config.ptms={ptms}"]
             arms.append(make_arm(f"WSA, K = {count}", options.config, overrides, cached))
+        overrides = ["actor_critic.use_wsa=true"]
         if freeze:
-            overrides = ["actor_critic.use_wsa=true"]
             arms.append(make_arm(f"WSA as in {options.config}", options.config, overrides, cached))
+        overrides.append(f"actor_critic.wsa_config.ptms={own_models(options.config, freeze)}")
+        name = f"{options.config}, all {'frozen' if freeze else 'trained'}"
+        arms.append(make_arm(name, options.config, overrides, cached))
         for arm in arms:
             row = compare(arm, baseline, observation, options.repeats)
             rows.append({"frozen": freeze, **row})

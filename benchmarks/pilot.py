@@ -120,9 +120,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--episodes", type=int, default=40, help="tuning episodes per agent and intervention")
-    parser.add_argument(
-        "--intervened-seeds", type=int, default=3, help="agents per arm to interfere with"
-    )
+    parser.add_argument("--intervened-seeds", type=int, default=3, help="agents per arm to interfere with")
     parser.add_argument("--out", type=Path, default=Path("docs/results/pilot"))
     options = parser.parse_args()
     if options.what == "run":
