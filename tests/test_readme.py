@@ -26,6 +26,11 @@ SHORTER = {
     ],
     "evaluate": ["--seeds", "2"],
     "score": ["--seeds", "4", "--out", "scores.json"],
+    "distill": [
+        *("--steps", "64", "--seeds", "2"),
+        *("distill.num_colonies=8", "distill.rollout_steps=8", "distill.num_epochs=1"),
+    ],
+    "pretrain": ["--steps", "1", "--scenes", "56", "batch_size=4"],
 }
 SHELL_ONLY = ("make", "git", "cd", "pip")
 
