@@ -12,6 +12,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from torch import nn
 
 from durotaxis.core.errors import UserError
+from durotaxis.fusion import calibrate
 from durotaxis.fusion.backbones import Backbone
 from durotaxis.integrations import (
     ColonyVecEnv,
@@ -154,6 +155,31 @@ def test_uncalibrated_models_are_refused_before_they_are_used():
     extractor = WSAFeaturesExtractor(Dots().observation_space, **SIZES)
     with pytest.raises(UserError, match="resnet18_random: frozen random models need the statistics"):
         extractor(torch.zeros(1, 16, 20, 4))
+
+
+def test_a_model_added_later_is_refused_until_it_is_calibrated():
+    module = graph_cnn_fusion((3, 16, 20))
+    image = torch.rand(512, 3, 16, 20)
+    module(image[:2])
+    module.extractor.add_ptm(PTMS[0])
+    with pytest.raises(UserError, match="resnet18_random: frozen random models need the statistics"):
+        module(image[:2])
+    calibrate(module.extractor, module.pictures(image))
+    assert module(image[:2])[1].shape == (2, 3)
+
+
+def test_representations_side_by_side_are_as_wide_as_sb3_is_told():
+    env = ColonyVecEnv(2, config={**TINY, "observation": {"field": True}}, seed=0)
+    options = {**SIZES, "ptms": PTMS[1:] * 3, "fusion": "concat"}
+    plain = PPO(
+        "CnnPolicy", Dots(), policy_kwargs=wsa_policy_kwargs(**options), n_steps=8, device="cpu", batch_size=8
+    )
+    assert plain.policy.features_dim == 3 * 16
+    plain.learn(8)
+    kwargs = wsa_policy_kwargs(**options, image_key="field", context_key="graph")
+    model = PPO("MultiInputPolicy", env, policy_kwargs=kwargs, n_steps=4, device="cpu", batch_size=8)
+    assert model.policy.features_dim == 3 * 16 + 16
+    model.learn(8)
 
 
 def graph_cnn_fusion(shape, **options):

@@ -45,7 +45,7 @@ class WSAFeaturesExtractor(BaseFeaturesExtractor):
 
     Args:
         observation_space: a Box of pictures (uint8, or floats in [0,1]), or a Dict with one.
-        features_dim: width D of embeddings and representation.
+        features_dim: width D of embeddings, and of the representation unless `fusion` is `concat` (K·D).
         image_key, context_key: keys of a Dict.
         channels: `first` or `last`; None: the smaller end of the shape.
         context_dim, ptms, options: of `MultiPTMFeatureExtractor`.
@@ -72,7 +72,7 @@ class WSAFeaturesExtractor(BaseFeaturesExtractor):
         box = _part(observation_space, image_key, "image_key")
         context = None if context_key is None else _part(observation_space, context_key, "context_key")
         width = None if context is None else int(np.prod(context.shape))
-        super().__init__(observation_space, features_dim + (width or 0))
+        super().__init__(observation_space, features_dim)
         self.image_key = image_key
         self.context_key = context_key
         self.fusion = PictureFusion(
@@ -84,9 +84,10 @@ class WSAFeaturesExtractor(BaseFeaturesExtractor):
             ptms=ptms,
             **options,
         )
+        self._features_dim = self.fusion.extractor.representation_dim + (width or 0)
 
     def forward(self, observations: Observations) -> Tensor:
-        """Features [B, D], or [B, D + width of the context]."""
+        """Features [B, features_dim]: the representation, followed by the context if there is one."""
         context = self._context(observations)
         representation = self.fusion(self._image(observations), context)[0]
         return representation if context is None else torch.cat([representation, context], 1)

@@ -85,7 +85,7 @@ class PictureFusion(nn.Module):
             context_input_dim=context_width or PICTURE_CONTEXT_DIM,
             **options,
         )
-        self._calibrated = self._seen = False
+        self._seen = False
 
     def stack(self, image: Tensor) -> Tensor:
         """All channels as float32 in [0,1], channels first: [B,C,H,W].
@@ -113,7 +113,9 @@ class PictureFusion(nn.Module):
         return three_channels(self.stack(image))
 
     def forward(self, image: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Representation [...,D] and attention [...,K] of pictures [..., *shape], any leading dimensions.
+        """Representation [...,W] and attention [...,K] of pictures [..., *shape], any leading dimensions.
+
+        W is `extractor.representation_dim`: D, or K·D with fusion `concat`.
 
         Args:
             context: [..., context_width], where that was given.
@@ -135,8 +137,6 @@ class PictureFusion(nn.Module):
         return representation.view(*leading, -1), attention.view(*leading, -1)
 
     def _require_calibrated(self) -> None:
-        if self._calibrated:
-            return
         names = self.extractor.needs_calibration()
         if names:
             raise UserError(
@@ -144,7 +144,6 @@ class PictureFusion(nn.Module):
                 "call durotaxis.fusion.calibrate(module.extractor, module.pictures(images)), or calibrate_on "
                 "for a model of Stable-Baselines3"
             )
-        self._calibrated = True
 
 
 def three_channels(stack: Tensor) -> Tensor:
