@@ -85,7 +85,7 @@ def train(game: str, num_steps: int, num_envs: int, side: int, seed: int) -> Non
         seed=seed,
         device="cpu",
     )
-    calibrated = calibrate_on(model, seed)
+    calibrated = calibrate_on(model)
     extractor = model.policy.features_extractor.fusion.extractor
     print(f"{game}: calibrated {' and '.join(calibrated)} on pictures of random play")
     frozen, pictures = extractor.frozen_hash(), random_observations(model, 64)

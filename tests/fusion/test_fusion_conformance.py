@@ -288,18 +288,36 @@ def test_wrong_questions_are_refused(options, message):
         check_fusion(MeanFusion(), **SIZES, **options)
 
 
-def extractor(readout="pooled"):
+def extractor(readout="pooled", more=()):
     torch.manual_seed(0)
     ptms = [{"model_type": "resnet18_random", "tap": "layer1"}, {"model_type": "graph_cnn", "freeze": False}]
-    return MultiPTMFeatureExtractor(16, 8, ptms, context_input_dim=4, readout=readout)
+    return MultiPTMFeatureExtractor(16, 8, [*ptms, *more], context_input_dim=4, readout=readout)
+
+
+GRAPH = {"model_type": "graph_gnn"}
 
 
 @pytest.mark.parametrize("readout", ["pooled", "sampled"])
-def test_the_extractor_conforms(readout):
-    module = extractor(readout)
+@pytest.mark.parametrize("more", [[], [GRAPH], [{**GRAPH, "freeze": False}]])
+def test_the_extractor_conforms(more, readout):
+    module = extractor(readout, more)
     before = module.frozen_hash()
     assert check_extractor(module) == ["rows", "mode", "cache", "frozen"]
     assert module.frozen_hash() == before
+
+
+def test_a_graph_model_that_mixes_its_graphs_is_caught(monkeypatch):
+    module = extractor(more=[GRAPH])
+    backbone = module.ptms["graph_gnn"].backbone
+    plain = backbone.forward
+
+    def mixed(self, graph):
+        nodes = plain(graph)
+        return nodes + nn.functional.one_hot(torch.tensor(len(graph.graph)), nodes.shape[1])
+
+    monkeypatch.setattr(type(backbone), "forward", mixed)
+    with pytest.raises(FusionConformanceError, match="rows: an image alone gives another result"):
+        check_extractor(module)
 
 
 def test_a_broken_extractor_is_caught(monkeypatch):

@@ -9,12 +9,15 @@ import torch
 from gymnasium import spaces
 from integration_cases import TINY
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from durotaxis.core.errors import UserError
+from durotaxis.fusion import calibrate
 from durotaxis.fusion.backbones import Backbone
 from durotaxis.integrations import (
     ColonyVecEnv,
+    FollowSchedules,
     PictureFusion,
     WSAFeaturesExtractor,
     calibrate_on,
@@ -156,6 +159,141 @@ def test_uncalibrated_models_are_refused_before_they_are_used():
         extractor(torch.zeros(1, 16, 20, 4))
 
 
+def test_a_model_added_later_is_refused_until_it_is_calibrated():
+    module = graph_cnn_fusion((3, 16, 20))
+    image = torch.rand(512, 3, 16, 20)
+    module(image[:2])
+    module.extractor.add_ptm(PTMS[0])
+    with pytest.raises(UserError, match="resnet18_random: frozen random models need the statistics"):
+        module(image[:2])
+    calibrate(module.extractor, module.pictures(image))
+    assert module(image[:2])[1].shape == (2, 3)
+
+
+def test_representations_side_by_side_are_as_wide_as_sb3_is_told():
+    env = ColonyVecEnv(2, config={**TINY, "observation": {"field": True}}, seed=0)
+    options = {**SIZES, "ptms": PTMS[1:] * 3, "fusion": "concat"}
+    plain = PPO(
+        "CnnPolicy", Dots(), policy_kwargs=wsa_policy_kwargs(**options), n_steps=8, device="cpu", batch_size=8
+    )
+    assert plain.policy.features_dim == 3 * 16
+    plain.learn(8)
+    kwargs = wsa_policy_kwargs(**options, image_key="field", context_key="graph")
+    model = PPO("MultiInputPolicy", env, policy_kwargs=kwargs, n_steps=4, device="cpu", batch_size=8)
+    assert model.policy.features_dim == 3 * 16 + 16
+    model.learn(8)
+
+
+SCHEDULED = {
+    **SIZES,
+    "ptms": [PTMS[1], {**PTMS[1], "enters_at": 16, "ramp_steps": 32}],
+    "temperature": {"start": 2.0, "end": 0.5, "steps": 32},
+}
+
+
+def test_gates_and_temperature_follow_the_steps_of_sb3():
+    model = ppo(Dots(), **wsa_policy_kwargs(**SCHEDULED))
+    extractor = model.policy.features_extractor.fusion.extractor
+    assert extractor.gates.tolist() == [1, 0]
+    model.learn(48, callback=FollowSchedules())  # the last rollout began at step 32
+    torch.testing.assert_close(extractor.gates, torch.tensor([1, 1e-3**0.5]))
+    assert extractor.fusion.temperature == pytest.approx(0.5)
+
+
+def test_target_networks_follow_too():
+    options = wsa_policy_kwargs(**SCHEDULED)
+    del options["ortho_init"]
+    model = DQN("CnnPolicy", Dots(), policy_kwargs=options, buffer_size=64, learning_starts=8, device="cpu")
+    model.learn(56, callback=FollowSchedules())
+    for network in (model.q_net, model.q_net_target):
+        assert network.features_extractor.fusion.extractor.gates.tolist() == [1, 1]
+
+
+def test_schedules_that_nobody_follows_are_refused_in_training():
+    with pytest.raises(UserError, match=r"nobody follows them; .* callback=FollowSchedules\(\)"):
+        ppo(Dots(), **wsa_policy_kwargs(**SCHEDULED)).learn(16)
+    for change in ({"ptms": SCHEDULED["ptms"]}, {"temperature": SCHEDULED["temperature"]}):
+        module = PictureFusion((3, 16, 20), **{"ptms": PTMS[1:], **change})
+        image = torch.rand(1, 3, 16, 20)
+        with pytest.raises(UserError, match="nobody follows them"):
+            module(image)
+        with torch.no_grad():
+            module(image)
+        module.eval()(image)
+        module.train().follow_schedules(0)
+        module(image)
+
+
+def first_pictures(seed, calibration=None):
+    """What a model sees first in `learn`, calibrated before."""
+    options = {**SIZES, "ptms": PTMS if calibration else PTMS[1:]}
+    model = PPO(
+        "CnnPolicy",
+        Dots(),
+        n_steps=2,
+        batch_size=2,
+        n_epochs=1,
+        seed=seed,
+        device="cpu",
+        policy_kwargs=wsa_policy_kwargs(**options),
+    )
+    if calibration:
+        assert calibrate_on(model, **calibration) == ["resnet18_random"]
+    model.learn(2)
+    return model.rollout_buffer.observations.copy()
+
+
+def test_calibration_leaves_each_seed_its_own_environments():
+    one, two = first_pictures(1, {"seed": 5}), first_pictures(2, {"seed": None})
+    assert np.array_equal(one, first_pictures(1))
+    assert np.array_equal(two, first_pictures(2))
+    assert not np.array_equal(one, two)
+
+
+def test_calibration_with_a_seed_fixes_nothing_of_a_model_without_one():
+    assert not np.array_equal(first_pictures(None, {"seed": 5}), first_pictures(None, {"seed": 5}))
+
+
+def test_random_play_moves_no_statistics_of_rewards():
+    env = VecNormalize(DummyVecEnv([Dots]), norm_obs=False)
+    model = ppo(env, **wsa_policy_kwargs(**SIZES))
+    count = env.ret_rms.count
+    calibrate_on(model)
+    assert env.ret_rms.count == count
+    assert env.training
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "fits"),
+    [
+        (0, 255, np.uint8, True),
+        (0, 1, np.float32, True),
+        (0, np.inf, np.float32, True),
+        (0, 1, np.uint8, True),
+        (0, 255, np.float32, False),
+        (0, 200, np.uint8, False),
+        (-1, 1, np.float32, False),
+    ],
+)
+def test_the_space_says_on_which_scale_pictures_are(low, high, dtype, fits):
+    space = spaces.Box(low, high, (3, 16, 20), dtype)
+    options = {**SIZES, "ptms": PTMS[1:]}
+    if fits:
+        WSAFeaturesExtractor(space, **options)
+    else:
+        with pytest.raises(
+            UserError, match=f"from {low} to {high} would reach the models on that scale; make"
+        ):
+            WSAFeaturesExtractor(space, **options)
+
+
+def test_a_black_first_picture_hides_no_wrong_scale():
+    module = graph_cnn_fusion((3, 16, 20))
+    module(torch.zeros(2, 3, 16, 20))
+    with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
+        module(255 * torch.rand(2, 3, 16, 20))
+
+
 def graph_cnn_fusion(shape, **options):
     torch.manual_seed(0)
     return PictureFusion(shape, embedding_dim=8, context_dim=4, ptms=PTMS[1:] * 2, **options)
@@ -191,7 +329,11 @@ def test_models_see_three_channels_and_the_context_all():
         (lambda: graph_cnn_fusion((16, 20)), r"a picture has shape \[C, H, W\] or \[H, W, C\], not \[16, 20\]"),
         (lambda: graph_cnn_fusion((3, 9, 3)), "say where the channels are"),
         (lambda: graph_cnn_fusion((3, 9, 9), channels="middle"), "channels is 'middle'"),
-        (lambda: graph_cnn_fusion((3, 9, 9), readout="sampled")(torch.zeros(1, 3, 9, 9)), "needs points"),
+        (lambda: graph_cnn_fusion((3, 9, 9), readout="sampled"), "readout 'sampled': pictures have no points"),
+        (lambda: PictureFusion((3, 9, 9), ptms=[{"model_type": "graph_gnn"}]), "graph_gnn: reads graphs, but there are only"),
+        (lambda: graph_cnn_fusion((3, 9, 9), foo=1), "unknown option 'foo'; .* take temperature, num_heads, .*match_parameters$"),
+        (lambda: ppo(Dots(), **wsa_policy_kwargs(**SIZES, model_dropout=0.5)), "unknown option 'model_dropout'"),
+        (lambda: graph_cnn_fusion((3, 9, 9), context_input_dim=3), "unknown option 'context_input_dim'"),
         (lambda: graph_cnn_fusion((3, 9, 9))(torch.zeros(1, 9, 9, 3)), r"shape \[1, 9, 9, 3\]; \[B, 3, 9, 9\]"),
         (lambda: graph_cnn_fusion((3, 9, 9))(torch.full((1, 3, 9, 9), 255.0)), r"must lie in \[0, 1\], not 255"),
         (lambda: graph_cnn_fusion((3, 9, 9))(torch.zeros(1, 3, 9, 9), torch.zeros(1, 2)), "context of pictures is given"),

@@ -30,7 +30,7 @@ def test_an_example_runs(number):
 
 
 def test_there_is_an_example_of_each():
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 9
 
 
 def test_the_observation_table_is_the_space():

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from durotaxis.core.errors import UserError
+from durotaxis.fusion.backbones.probe import first_graph, random_graphs
 from durotaxis.fusion.extractor import MultiPTMFeatureExtractor
+from durotaxis.fusion.graph import GraphInput
 
 Rule = Callable[..., tuple[Tensor, Tensor]]
 """`(context [R,C], embeddings [R,K,D], gates=None) -> (representation [R,D'], attention [R,K])`."""
 
 TOLERANCE = 1e-5
 _ROWS = 6
+_POINTS = 2  # in each image, where an extractor is checked; and nodes of each graph
 _RAMP = 1e-6  # a gate so low that its model must be as good as absent
 
 
@@ -376,7 +379,7 @@ def check_extractor(extractor: MultiPTMFeatureExtractor, *, image_size: int = 24
     Args:
         extractor: one of context `graph`; a copy of it is trained for one step.
         image_size: side of the random images, pixels.
-        seed: of images and contexts.
+        seed: of images, points and contexts (graphs, for models that read them, are the same for every seed).
 
     Returns:
         Names of the properties that hold: rows, mode, cache, frozen.
@@ -384,12 +387,7 @@ def check_extractor(extractor: MultiPTMFeatureExtractor, *, image_size: int = 24
     Raises:
         FusionConformanceError: every failed property, in words.
     """
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.rand((3, 3, image_size, image_size), generator=generator)
-    context = torch.randn((3, extractor.context_input_dim), generator=generator)
-    places: dict[str, Tensor] = {}
-    if extractor.readout == "sampled":
-        places = {"points": torch.rand((6, 2), generator=generator) * 2 - 1, "batch": torch.arange(6) // 2}
+    case = _extractor_inputs(extractor, image_size, seed)
     copied = copy.deepcopy(extractor).eval()
     checks = {
         "rows": _extractor_rows,
@@ -397,31 +395,68 @@ def check_extractor(extractor: MultiPTMFeatureExtractor, *, image_size: int = 24
         "cache": _extractor_cache,
         "frozen": _extractor_frozen,
     }
-    found = {name: next(check(copied, image, context, places), None) for name, check in checks.items()}
+    found = {name: next(check(copied, case), None) for name, check in checks.items()}
     return _report(type(extractor).__name__, found)
 
 
-def _call(extractor: Any, image: Tensor, context: Tensor, places: dict[str, Tensor], **more: Any) -> Any:
-    return extractor(image, context, **places, return_attention=True, **more)
+@dataclass(frozen=True)
+class _Inputs:
+    """Of a whole extractor: images with a context each, points (`sampled`), graphs where they are read."""
+
+    image: Tensor  # [B,3,H,W]
+    context: Tensor  # [B, context_input_dim]
+    points: Tensor | None  # [B * _POINTS, 2], image by image
+    graph: GraphInput | None  # B graphs of _POINTS nodes
+
+    def call(self, extractor: Any, **more: Any) -> Any:
+        """Representation and attention."""
+        batch = None if self.points is None else torch.arange(len(self.points)) // _POINTS
+        return extractor(
+            self.image,
+            self.context,
+            points=self.points,
+            batch=batch,
+            graph=self.graph,
+            return_attention=True,
+            **more,
+        )
+
+    def first(self) -> _Inputs:
+        """The first image alone."""
+        return replace(
+            self,
+            image=self.image[:1],
+            context=self.context[:1],
+            points=None if self.points is None else self.points[:_POINTS],
+            graph=None if self.graph is None else first_graph(self.graph),
+        )
+
+
+def _extractor_inputs(extractor: MultiPTMFeatureExtractor, image_size: int, seed: int) -> _Inputs:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand((3, 3, image_size, image_size), generator=generator)
+    context = torch.randn((3, extractor.context_input_dim), generator=generator)
+    sampled = extractor.readout == "sampled"
+    points = torch.rand((3 * _POINTS, 2), generator=generator) * 2 - 1 if sampled else None
+    reader = next((ptm.record for ptm in extractor.ptms if ptm.record.reads == "graph"), None)
+    graph = reader and random_graphs(3, reader.node_dim or 1, reader.edge_dim or 1, _POINTS)
+    return _Inputs(image, context, points, graph)
 
 
 @torch.no_grad()
-def _extractor_rows(extractor: Any, image: Tensor, context: Tensor, places: dict[str, Tensor]) -> Findings:
-    together = _call(extractor, image, context, places)
-    rows = 2 if places else 1
-    first = {name: value[:rows] for name, value in places.items()}
-    if not _all_close(
-        _call(extractor, image[:1], context[:1], first), [part[:rows] for part in together], 1e-4
-    ):
+def _extractor_rows(extractor: Any, case: _Inputs) -> Findings:
+    together, alone = case.call(extractor), case.first().call(extractor)
+    rows = 1 if case.points is None else _POINTS
+    if not _all_close(alone, [part[:rows] for part in together], 1e-4):
         yield "an image alone gives another result than among companions"
     if not _close(together[1].sum(1), torch.ones(len(together[1]))):
         yield "rows of attention do not sum to 1"
 
 
 @torch.no_grad()
-def _extractor_mode(extractor: Any, image: Tensor, context: Tensor, places: dict[str, Tensor]) -> Findings:
-    before, frozen = _call(extractor, image, context, places), extractor.frozen_hash()
-    during = _call(extractor.train(), image, context, places)
+def _extractor_mode(extractor: Any, case: _Inputs) -> Findings:
+    before, frozen = case.call(extractor), extractor.frozen_hash()
+    during = case.call(extractor.train())
     extractor.eval()
     if not _all_close(during, before):
         yield "train() changes the result (dropout or batch statistics)"
@@ -430,21 +465,17 @@ def _extractor_mode(extractor: Any, image: Tensor, context: Tensor, places: dict
 
 
 @torch.no_grad()
-def _extractor_cache(extractor: Any, image: Tensor, context: Tensor, places: dict[str, Tensor]) -> Findings:
-    cached = extractor.precompute(image)
-    if not _all_close(
-        _call(extractor, image, context, places, cached=cached),
-        _call(extractor, image, context, places),
-        1e-4,
-    ):
+def _extractor_cache(extractor: Any, case: _Inputs) -> Findings:
+    cached = extractor.precompute(case.image, graph=case.graph)
+    if not _all_close(case.call(extractor, cached=cached), case.call(extractor), 1e-4):
         yield "cached outputs of frozen models give another result than computed ones"
 
 
-def _extractor_frozen(extractor: Any, image: Tensor, context: Tensor, places: dict[str, Tensor]) -> Findings:
+def _extractor_frozen(extractor: Any, case: _Inputs) -> Findings:
     frozen = extractor.frozen_hash()
     extractor.train()
     optimizer = torch.optim.AdamW(extractor.parameters(), lr=0.1, weight_decay=0.1)
-    representation, attention = _call(extractor, image, context, places)
+    representation, attention = case.call(extractor)
     (representation.square().sum() + attention.square().sum()).backward()
     optimizer.step()
     extractor.eval()

@@ -23,11 +23,13 @@ except ModuleNotFoundError as error:
 
 @final
 class WSAModule(TensorDictModule):
-    """Reads a picture (and a context), writes `representation` [...,D] and `attention` [...,K].
+    """Reads a picture (and a context), writes `representation` [...,W] and `attention` [...,K].
 
+    W is `fusion.extractor.representation_dim`: the width of embeddings, or K times it with fusion `concat`.
     Any batch size of the TensorDict will do, time included. Rollout and update see the same function: the
     models stay in eval mode whatever the rest does. It does not run under torch's vmap: give TorchRL's value
-    estimators `deactivate_vmap=True`.
+    estimators `deactivate_vmap=True`. Where there are schedules, call `fusion.follow_schedules(step)` before
+    every rollout.
 
     Args:
         shape: of one picture, [C,H,W] or [H,W,C].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from durotaxis.core.errors import UserError
-from durotaxis.fusion import MultiPTMFeatureExtractor, PTMConfig
+from durotaxis.fusion import MultiPTMFeatureExtractor, PTMConfig, TemperatureSchedule
+from durotaxis.fusion.config import validated
 from durotaxis.integrations.batch import check_choice
 
 PICTURE_CONTEXT_DIM = 64
 """Width of what `PictureContext` makes of a picture."""
-_SLACK = 0.01  # pictures may leave [0, 1] by rounding
+SLACK = 0.01
+"""Pictures may leave [0, 1] by rounding."""
 
 
 @final
@@ -49,6 +52,8 @@ class PictureFusion(nn.Module):
     frames the three latest, of a stack of RGB frames the latest); of fewer, the last is repeated. The context
     encoder sees all channels.
 
+    Schedules (`enters_at`, `ramp_steps`, a temperature's) move only when `follow_schedules` is called.
+
     Args:
         shape: of one picture, [C,H,W] or [H,W,C].
         channels: `first` or `last`; None takes the end of `shape` that is the smaller.
@@ -56,7 +61,8 @@ class PictureFusion(nn.Module):
         embedding_dim, context_dim, ptms, options: of `MultiPTMFeatureExtractor` (readout `pooled`).
 
     Raises:
-        UserError: no shape of a picture, and what `MultiPTMFeatureExtractor` refuses.
+        UserError: no shape of a picture, unknown options, a readout other than `pooled`, models that read
+            graphs, and what `MultiPTMFeatureExtractor` refuses.
 
     Attributes:
         extractor: the models and their fusion.
@@ -74,6 +80,7 @@ class PictureFusion(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        _check_options(options)
         self.shape = tuple(int(side) for side in shape)
         self.channels_last = _channels_last(self.shape, channels)
         num_channels = self.shape[-1] if self.channels_last else self.shape[0]
@@ -85,13 +92,28 @@ class PictureFusion(nn.Module):
             context_input_dim=context_width or PICTURE_CONTEXT_DIM,
             **options,
         )
-        self._calibrated = self._seen = False
+        readers = self.extractor.graph_readers
+        if readers:
+            raise UserError(
+                f"{', '.join(readers)}: reads graphs, but there are only pictures here; take models that "
+                "read images (`durotaxis ptm list`), or MultiPTMFeatureExtractor, which is handed graphs"
+            )
+        self._seen = False
+        self._steps_unknown = _has_schedules(ptms or (), options.get("temperature"))
+
+    def follow_schedules(self, step: int) -> None:
+        """Set gates and temperature to what they are after `step` environment steps.
+
+        Call it before every rollout; they must not change between a rollout and its update.
+        """
+        self.extractor.follow_schedules(step)
+        self._steps_unknown = False
 
     def stack(self, image: Tensor) -> Tensor:
         """All channels as float32 in [0,1], channels first: [B,C,H,W].
 
-        Raises UserError for another shape, or where the first pictures are floats outside [0,1]; later ones
-        are not looked at, which would cost a GPU its pace.
+        Raises UserError for another shape, or for floats outside [0,1]. After the first pictures that are
+        not of one colour the range is not looked at any more, which would cost a GPU its pace.
         """
         if tuple(image.shape[1:]) != self.shape:
             raise UserError(
@@ -99,13 +121,13 @@ class PictureFusion(nn.Module):
             )
         stack = image.float() / 255 if image.dtype == torch.uint8 else image.float()
         if not self._seen and stack.numel():
-            if not bool(((stack > -_SLACK) & (stack < 1 + _SLACK)).all()):
+            low, high = stack.min().item(), stack.max().item()
+            if not -SLACK < low <= high < 1 + SLACK:
                 raise UserError(
-                    f"pictures of floats must lie in [0, 1], not {float(stack.min()):g} to "
-                    f"{float(stack.max()):g}; divide by 255, or hand them over as uint8 "
-                    "(with Stable-Baselines3, leave normalize_images at True)"
+                    f"pictures of floats must lie in [0, 1], not {low:g} to {high:g}; divide by 255, or hand "
+                    "them over as uint8 (with Stable-Baselines3, leave normalize_images at True)"
                 )
-            self._seen = True
+            self._seen = low < high  # a black first picture tells nothing about the scale
         return stack.permute(0, 3, 1, 2) if self.channels_last else stack
 
     def pictures(self, image: Tensor) -> Tensor:
@@ -113,15 +135,24 @@ class PictureFusion(nn.Module):
         return three_channels(self.stack(image))
 
     def forward(self, image: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Representation [...,D] and attention [...,K] of pictures [..., *shape], any leading dimensions.
+        """Representation [...,W] and attention [...,K] of pictures [..., *shape], any leading dimensions.
+
+        W is `extractor.representation_dim`: D, or K·D with fusion `concat`.
 
         Args:
             context: [..., context_width], where that was given.
 
         Raises:
-            UserError: a context is missing or one too many, and models that must be calibrated first.
+            UserError: a context is missing or one too many; models that must be calibrated first; in
+                training, schedules that nobody follows.
         """
         self._require_calibrated()
+        if self._steps_unknown and self.training and torch.is_grad_enabled():
+            raise UserError(
+                "there are schedules (enters_at, ramp_steps or of temperature), but nobody follows them; "
+                "call module.follow_schedules(step) before every rollout, or model.learn(..., "
+                "callback=FollowSchedules()) for a model of Stable-Baselines3"
+            )
         if (context is None) != (self.picture_context is not None):
             found = "missing" if context is None else "given, but context_width was not"
             raise UserError(f"the context of pictures is {found}")
@@ -135,8 +166,6 @@ class PictureFusion(nn.Module):
         return representation.view(*leading, -1), attention.view(*leading, -1)
 
     def _require_calibrated(self) -> None:
-        if self._calibrated:
-            return
         names = self.extractor.needs_calibration()
         if names:
             raise UserError(
@@ -144,7 +173,6 @@ class PictureFusion(nn.Module):
                 "call durotaxis.fusion.calibrate(module.extractor, module.pictures(images)), or calibrate_on "
                 "for a model of Stable-Baselines3"
             )
-        self._calibrated = True
 
 
 def three_channels(stack: Tensor) -> Tensor:
@@ -153,6 +181,28 @@ def three_channels(stack: Tensor) -> Tensor:
     if missing <= 0:
         return stack[:, -3:]
     return torch.cat([stack, stack[:, -1:].expand(-1, missing, -1, -1)], 1)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises UserError for what is neither an option of the extractor nor fit for pictures."""
+    if options.get("readout", "pooled") != "pooled":
+        raise UserError(f"readout '{options['readout']}': pictures have no points to read at; remove it")
+    parameters = inspect.signature(MultiPTMFeatureExtractor).parameters.values()
+    named = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    allowed = [name for name in named if name not in ("context_input_dim", "readout", "context")]
+    unknown = sorted(set(options) - {*allowed, "readout"})
+    if unknown:
+        raise UserError(
+            f"unknown option {', '.join(map(repr, unknown))}; beside their own arguments, layers for "
+            f"pictures take {', '.join(allowed)}"
+        )
+
+
+def _has_schedules(ptms: Sequence[PTMConfig | Mapping[str, Any]], temperature: Any) -> bool:
+    configs = [ptm if isinstance(ptm, PTMConfig) else validated(PTMConfig, **ptm) for ptm in ptms]
+    return isinstance(temperature, TemperatureSchedule | Mapping) or any(
+        config.enters_at or config.ramp_steps for config in configs
+    )
 
 
 def _channels_last(shape: tuple[int, ...], channels: str | None) -> bool:

@@ -49,14 +49,7 @@ def try_image_backbone(backbone: Backbone, name: str, width: int | None, side: i
 def try_graph_backbone(backbone: GraphBackbone, name: str, width: int, node_dim: int, edge_dim: int) -> None:
     """Run a backbone on two seeded graphs, as `try_image_backbone` does on images."""
     graph = random_graphs(2, node_dim, edge_dim)
-    inside = graph.batch[graph.edge_index[0]] == 0
-    first = GraphInput(
-        graph.nodes[graph.batch == 0],
-        graph.edge_index[:, inside],
-        graph.edges[inside],
-        graph.batch[graph.batch == 0],
-        graph.graph[:1],
-    )
+    first = first_graph(graph)
     try:
         nodes = backbone(graph)
         again, alone = backbone(graph), backbone(first)
@@ -83,6 +76,18 @@ def random_graphs(count: int, node_dim: int, edge_dim: int, num_nodes: int = 12)
         edges=torch.randn((count * (num_nodes - 1), edge_dim), generator=generator),
         batch=torch.arange(count).repeat_interleave(num_nodes),
         graph=torch.randn((count, 16), generator=generator),
+    )
+
+
+def first_graph(graph: GraphInput) -> GraphInput:
+    """The first graph of a batch, alone."""
+    inside = graph.batch[graph.edge_index[0]] == 0
+    return GraphInput(
+        graph.nodes[graph.batch == 0],
+        graph.edge_index[:, inside],
+        graph.edges[inside],
+        graph.batch[graph.batch == 0],
+        graph.graph[:1],
     )
 
 
