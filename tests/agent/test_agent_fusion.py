@@ -316,6 +316,28 @@ def test_transfer_takes_over_all_but_the_models_that_differ():
         transfer(make_policy(use_wsa=False), state)
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_gates_and_temperature_are_not_transferred(learned):
+    """Trained to the middle of its own ramp and schedule; the other one has a later ramp."""
+    ramp = {"enters_at": 10, "ramp_steps": 100}
+    schedule = {"attention_temperature": {"start": 2.0, "end": 0.5, "steps": 100}}
+    temperature = {"learn_temperature": True, "attention_temperature": 2.0} if learned else schedule
+    trained = policy_with(ptms=(*SMALL_PTMS, {**THREE[2], **ramp}), **temperature)
+    trained.begin_iteration(60)
+    trained.actor.extractor.set_gate("graph_cnn", 0.5)
+    if learned:
+        trained.actor.extractor.fusion.temperature = 1.0
+    later = (*SMALL_PTMS, {**THREE[2], "enters_at": 20, "ramp_steps": 100})
+    policy = policy_with(ptms=later, **temperature)
+    transfer(policy, trained.state_dict())
+    assert policy.actor.extractor.gates.tolist() == [1.0, 1.0, 0.0]
+    assert policy.actor.extractor.fusion.temperature == pytest.approx(1.0 if learned else 2.0)
+    fixed = policy_with(attention_temperature=0.7)
+    transfer(fixed, trained.state_dict())
+    assert fixed.actor.extractor.gates.tolist() == [1.0, 1.0, 1.0]
+    assert fixed.actor.extractor.fusion.temperature == pytest.approx(0.7)
+
+
 @pytest.mark.parametrize("fusion", sorted(RULES))
 @pytest.mark.parametrize("integration", ["full", "features"])
 @torch.no_grad()
