@@ -39,8 +39,9 @@ class Intervention(StrEnum):
     """The representation set to zero."""
     SHUFFLED = "shuffled"
     """The representation of another colony. Readout `pooled`: each image takes that of the image before it in
-    the batch, the first that of the last. `sampled`: node j of an image takes that of node j, counted modulo
-    their number, of the next image that has nodes."""
+    the batch, the first that of the last; with `batch` given, only images that have nodes take part.
+    `sampled`: node j of an image takes that of node j, counted modulo their number, of the next image that
+    has nodes."""
 
 
 class Fused(NamedTuple):
@@ -157,6 +158,7 @@ class MultiPTMFeatureExtractor(nn.Module):
         )
         self.widening = build_widening(config, self.fusion, context_input_dim)
         self._intervention: Intervention | None = None
+        self._step = 0
         self.follow_schedules(0)
 
     @classmethod
@@ -213,6 +215,7 @@ class MultiPTMFeatureExtractor(nn.Module):
 
     def follow_schedules(self, step: int) -> None:
         """Set gates and temperature to what they are after `step` environment steps, where they follow it."""
+        self._step = step
         for config in self._config.ptms:
             if config.enters_at or config.ramp_steps:
                 _gate(self._named(str(config.name))).fill_(gate_at(config, step))
@@ -224,19 +227,22 @@ class MultiPTMFeatureExtractor(nn.Module):
     def add_ptm(self, ptm: PTMConfig | Mapping[str, Any]) -> PTM:
         """Add a model at the end; all other parameters stay as they are.
 
-        Its projection is drawn from torch's generator. A frozen random model still needs `calibrate`.
+        Its projection is drawn from torch's generator. A frozen random model still needs `calibrate`. A ramp
+        begins at `enters_at`, but not before the step that `follow_schedules` was last called with.
 
         Raises UserError for a name that is taken, a model that cannot be built, or a rule made for a fixed
         number of models.
         """
         self._require_any_number()
         given = ptm if isinstance(ptm, PTMConfig) else validated(PTMConfig, **ptm)
+        if given.ramp_steps:
+            given = given.model_copy(update={"enters_at": max(given.enters_at, self._step)})
         ptms = resolve_ptms([*self._config.ptms, given])
         built = build_ptm(ptms[-1], self.embedding_dim, cast(Readout, self.readout))
         built.to(next(self.parameters()).device)
         self._config = self._config.model_copy(update={"ptms": ptms})
         self.ptms.append(built)
-        _gate(built).fill_(gate_at(ptms[-1], 0))
+        _gate(built).fill_(gate_at(ptms[-1], self._step))
         return built
 
     def remove_ptm(self, name: str) -> None:
@@ -271,7 +277,8 @@ class MultiPTMFeatureExtractor(nn.Module):
             context_input: [B, context_input_dim], a row per image; or [n, ...] if built with
                 `context="node"`.
             points: `sampled` only: [n, 2], places (x right, y down) in [-1, 1], as for `grid_sample`.
-            batch: image index of each point, int64; may be left out when there is one image.
+            batch: image index of each point, int64; may be left out when there is one image. With readout
+                `pooled` it only tells intervention `shuffled` which images have nodes.
             graph: for models that read graphs; image models do not look at it.
             cached: outputs of `precompute` by model name, for the same images and points. Entries of models
                 that are no longer frozen are not used.
@@ -296,7 +303,7 @@ class MultiPTMFeatureExtractor(nn.Module):
         gates: Tensor | None = None,
     ) -> Fused:
         """As `forward`, with the attention of each head, from which penalties are computed."""
-        batch = self._check(image, points, batch, cached)
+        nodes, batch = batch, self._check(image, points, batch, cached)
         context = self._context(context_input, image.shape[0], batch)
         effective = self._effective(gates, len(context))
         is_open = (effective > 0).view(-1, len(self.ptms)).any(0).tolist()
@@ -312,12 +319,16 @@ class MultiPTMFeatureExtractor(nn.Module):
             dim=1,
         )
         uniform = self._intervention is Intervention.UNIFORM
+        if uniform:  # over open models, however far each has opened
+            effective = (effective > 0).to(effective.dtype)
         representation, attention = self.fusion.combine(context, embeddings, effective, uniform)
         representation = self.widening(representation)
         if self._intervention is Intervention.ZERO:
             representation = torch.zeros_like(representation)
         if self._intervention is Intervention.SHUFFLED:
-            representation = representation[_others(len(image), batch, representation.device)]
+            sampled = self.readout == "sampled"
+            others = _others(len(image), batch if sampled else nodes, sampled, representation.device)
+            representation = representation[others]
         return Fused(representation, attention, effective)
 
     def precompute(
@@ -488,8 +499,10 @@ def _gate(ptm: PTM) -> Tensor:
     return cast(Tensor, ptm.gate)
 
 
-def _others(num_images: int, batch: Tensor | None, device: torch.device) -> Tensor:
+def _others(num_images: int, batch: Tensor | None, per_node: bool, device: torch.device) -> Tensor:
     """For each row the row of another image whose representation it is given; see `Intervention.SHUFFLED`.
+
+    Rows are nodes with `per_node`, else images, of which those without nodes keep their own.
 
     Raises UserError if there is no other image.
     """
@@ -499,8 +512,8 @@ def _others(num_images: int, batch: Tensor | None, device: torch.device) -> Tens
     occupied = counts.nonzero().squeeze(1)
     if len(occupied) < 2:
         raise UserError(f"intervention '{Intervention.SHUFFLED}' needs at least two colonies with nodes")
-    if batch is None:
-        return torch.arange(num_images, device=device).roll(1)
+    if batch is None or not per_node:
+        return torch.arange(num_images, device=device).index_copy(0, occupied, occupied.roll(1))
     donor = torch.zeros_like(counts).index_copy(0, occupied, occupied.roll(-1))[batch]
     order = batch.argsort(stable=True)  # rows by image
     first = counts.cumsum(0) - counts
