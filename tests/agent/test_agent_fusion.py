@@ -129,6 +129,21 @@ def test_penalties_see_living_rows_alone(image):
     assert float(empty.penalty) == 0.0
 
 
+@torch.no_grad()
+def test_empty_colonies_are_not_watched_nor_shuffled_in():
+    policy = policy_with("field pooled")
+    extractor = policy.actor.extractor
+    whole, occupied = make_observation(COUNTS, 9), [0, 2, 3]  # the colony without nodes is the second
+    without = whole[torch.tensor(occupied)]
+    watched, wanted = policy.diagnostics(whole), policy.diagnostics(without)
+    assert watched["attention"] == pytest.approx(wanted["attention"], abs=1e-6)
+    assert watched["attention_entropy"] == pytest.approx(wanted["attention_entropy"], abs=1e-6)
+    assert policy.diagnostics(make_observation([0, 0], 3)) == {}
+    with extractor.intervene("shuffled"):
+        shuffled, alone = policy(whole)[0].kind_probs, policy(without)[0].kind_probs
+    torch.testing.assert_close(shuffled[occupied], alone, atol=1e-6, rtol=0)
+
+
 def test_without_coefficients_there_is_no_penalty():
     assert policy_with()(make_observation(COUNTS, 9))[0].penalty is None
     assert make_policy(use_wsa=False)(make_observation(COUNTS, 9))[0].penalty is None

@@ -124,9 +124,9 @@ class PictureActor(nn.Module, ABC):
         per_node = sampled or config.scope == "node"
         fused = self.extractor.fuse(
             picture.image,
-            picture.context,
+            node_tokens if self.extractor.context == "node" else picture.context,
             points=picture.points if sampled else None,
-            batch=picture.batch if sampled else None,
+            batch=picture.batch,
             graph=view.graph if view is not None else None,
             cached=view.cached if view is not None else None,
             gates=gates[batch] if gates is not None and per_node else gates,
@@ -161,12 +161,14 @@ class Actor(PictureActor):
         continuous_dim: number of spawn parameters.
         dropout_rate: of the action MLP, in training mode only.
         backbone: any PTM name, or its configuration; not read when `feature_extractor` is given.
-        feature_extractor: several models; then the actor has attention.
+        feature_extractor: several models; then the actor has attention. Its context is the graph token, or
+            with `context="node"` the node's own.
         image: the picture; by default one per node from tokens alone.
         embedding_dim: width of the backbone's representation.
 
     Raises:
-        UserError: when the feature extractor reads pictures in another way than `image` says.
+        UserError: when the feature extractor reads pictures in another way than `image` says, or contexts of
+            another width than tokens have.
     """
 
     def __init__(
@@ -189,6 +191,11 @@ class Actor(PictureActor):
                 raise UserError(
                     f"the feature_extractor's readout is {feature_extractor.readout}, "
                     f"the image's is {image.readout}; build both with the same"
+                )
+            if feature_extractor.context_input_dim != encoder_out_dim:
+                raise UserError(
+                    f"the feature_extractor's context_input_dim is {feature_extractor.context_input_dim}, "
+                    f"but tokens have width {encoder_out_dim} (encoder_out_dim); build both with the same"
                 )
             embedding_dim = feature_extractor.representation_dim
         self.image_maker = ImageMaker(image, encoder_out_dim)

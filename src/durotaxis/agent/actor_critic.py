@@ -201,13 +201,16 @@ class HybridActorCritic(nn.Module):
         """What attention does on a batch; empty for an actor without attention.
 
         Returns:
-            attention: its mean over rows, per model in the order of `ptm_names`; attention_entropy: mean over
-            rows, nats; effective_models: mean over rows of exp(entropy), between 1 and K; gates, per model.
+            attention: its mean over rows that belong to living nodes, or to colonies with any, per model in
+            the order of `ptm_names`; attention_entropy: mean over these rows, nats; effective_models: mean over rows of exp(entropy), between 1 and K; gates, per model.
         """
         if cached is not None:
             cached = dataclasses.replace(cached, gates=None)  # as in evaluation
         attention = self(observation, cached)[0].attention
-        if attention is None or len(attention) == 0:
+        if attention is None:
+            return {}
+        attention = self._of_living(attention, observation)
+        if len(attention) == 0:
             return {}
         entropy = torch.special.entr(attention).sum(-1)
         return {
@@ -258,14 +261,17 @@ class HybridActorCritic(nn.Module):
         on_entropy, on_balance = config.attention_entropy_coefficient, config.attention_balance_coefficient
         if not self.actor.has_attention or (on_entropy == 0 and on_balance == 0):
             return None
-        attention, gates = output.attention, output.gates
-        if self.config.image.readout == "pooled" and self.config.image.scope == "graph":
-            occupied = observation.node_mask.any(1)  # a row per colony, also of an empty one
-            attention = attention[occupied]
-            gates = gates[occupied] if gates.dim() == 2 else gates
+        attention = self._of_living(output.attention, observation)
+        gates = self._of_living(output.gates, observation) if output.gates.dim() == 2 else output.gates
         return on_entropy * attention_entropy_penalty(
             attention, gates
         ) + on_balance * attention_balance_penalty(attention, gates)
+
+    def _of_living(self, rows: Tensor, observation: Observation) -> Tensor:
+        """Rows of attention or gates, without those of empty colonies where each colony has one."""
+        image = self.config.image
+        per_colony = image.readout == "pooled" and image.scope == "graph"
+        return rows[observation.node_mask.any(1)] if per_colony else rows
 
 
 def build_actor(config: ActorCriticConfig, encoder_out_dim: int) -> PictureActor:
