@@ -290,6 +290,19 @@ def test_graph_models_are_given_the_graph_and_kept_per_node(image, monkeypatch):
     assert model.projection.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("readout", ["sampled", "pooled"])
+@torch.no_grad()
+def test_graph_models_are_kept_beside_pictures_of_tokens(readout, monkeypatch):
+    policy, model = with_graph_model(f"tokens {readout}", monkeypatch)
+    observation = dataclasses.replace(make_observation(COUNTS, 9), field=None)
+    cached = policy.precompute(observation)
+    assert set(cached.features | cached.node_features) == {"late"}
+    calls = model.calls
+    kept = policy(observation, cached)[0].kind_probs
+    assert model.calls == calls
+    torch.testing.assert_close(kept, policy(observation)[0].kind_probs, atol=1e-6, rtol=0)
+
+
 def test_a_cache_over_its_budget_is_refused():
     policy, observation = policy_with(), make_observation([9, 3], 9)
     # layer1 and block1 of 24 pixels: 64 channels on 6 x 6 and on 12 x 12 cells, float32
@@ -302,11 +315,20 @@ def test_a_cache_over_its_budget_is_refused():
     )
     tight.require_cache_fits(observation, 900)
     with pytest.raises(
-        UserError, match=r"cache_budget_mb.*resnet18_random \d+ MB, late \d+ MB.*num_colonies"
+        UserError, match=r"cache_budget_mb.*resnet18_random [\d.]+ MB, late [\d.]+ MB.*num_colonies"
     ) as e:
         tight.require_cache_fits(observation, 1000)
     assert "\n" not in str(e.value)
-    assert f"keeps {whole:,.0f} MB" in str(e.value)
+    assert f"keeps {whole:,.3g} MB" in str(e.value)
+    later = (*SMALL_PTMS, {**THREE[2], "enters_at": 50})
+    waiting = make_policy(
+        wsa_config={"embedding_dim": 32, "context_dim": 16, "hidden_dims": (16, 8), "ptms": later},
+        cache_budget_mb=0.25,
+    )
+    message = r"is 0\.25, but .* keeps 0\.461 MB .*resnet18_random 0\.0922 MB, late 0\.369 MB"
+    with pytest.raises(UserError, match=message):
+        waiting.require_cache_fits(observation, 10)
+    assert not waiting.begin_iteration(0)
     make_policy(image=IMAGES["tokens sampled"], cache_budget_mb=1e-9).require_cache_fits(observation, 1000)
 
 
@@ -384,6 +406,7 @@ def test_shuffling_changes_what_nodes_do_and_needs_pictures_per_colony():
     ("values", "message"),
     [
         ({"backbone": {"model_type": "graph_cnn", "enters_at": 3}}, "no PTM is open at step 0"),
+        ({"backbone": {"model_type": "graph_cnn", "ramp_steps": 3}}, "nothing to ramp against; remove"),
         ({"cache_budget_mb": 0}, "cache_budget_mb"),
         (
             {"wsa_num_ptms": 1, "wsa_config": {"ptms": [{**THREE[2], "enters_at": 9}, SMALL_PTMS[0]]}},

@@ -134,20 +134,32 @@ class PictureActor(nn.Module, ABC):
         representation = fused.representation if sampled else fused.representation[picture.batch]
         return ActorOutput(self.heads(node_tokens, representation), fused.attention, fused.gates)
 
-    def precompute(self, field: Tensor | None, graph: GraphInput | None = None) -> dict[str, Tensor]:
+    def precompute(
+        self, field: Tensor | None, graph: GraphInput | None = None, closed: bool = False
+    ) -> dict[str, Tensor]:
         """Outputs of frozen models that do not depend on parameters; often empty.
 
         {PTM name: [B,...]}: pooled readouts give a vector per colony, sampled ones the models' whole maps,
         from which nodes are read later: a map of 3 to 12 pixels a side is smaller than what 120 node slots
-        read of it. Models that read graphs, when sampled, give a row per living node, [n,...].
+        read of it. Models that read graphs, when sampled, give a row per living node, [n,...]. They alone
+        are kept where pictures are painted from tokens.
 
         Args:
             field: [B,3,24,24], or None when it was not observed.
             graph: the graphs of the colonies, for models that read them.
+            closed: also of models whose gate is 0.
         """
-        if self.image_maker.has_learned_parts or not self.extractor.cacheable():
+        extractor = self.extractor
+        names = {name for name in extractor.cacheable() if closed or name in extractor.opened}
+        if self.image_maker.has_learned_parts:
+            names.intersection_update(extractor.graph_readers)
+        if not names:
             return {}
-        return self.extractor.precompute(require_field(field), graph=graph)
+        if graph is not None and names.issubset(extractor.graph_readers):
+            image = graph.nodes.new_empty(len(graph.graph), 3, 0, 0)  # of it, only the number is read
+        else:
+            image = require_field(field)
+        return extractor.precompute(image, graph=graph, names=names)
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, NamedTuple, cast, get_args
@@ -89,6 +89,9 @@ class PTMList(nn.Module):
 
 class MultiPTMFeatureExtractor(nn.Module):
     """Images and contexts to fused representations.
+
+    Frozen random models need `calibrate` before they tell much; without it they are used as they are, and
+    only `needs_calibration` says so. A training of `HybridActorCritic` refuses them.
 
     Args:
         embedding_dim: width D of embeddings and representation.
@@ -337,8 +340,12 @@ class MultiPTMFeatureExtractor(nn.Module):
         points: Tensor | None = None,
         batch: Tensor | None = None,
         graph: GraphInput | None = None,
+        *,
+        names: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         """Outputs of the frozen open models, {name: tensor}, to hand to `forward` as `cached`; no gradient.
+
+        With `names`, those of the frozen models among them, open or not.
 
         - `pooled`: [B, F].
         - `sampled` without points: the maps, channels last, [B, h, w, F]; any points may be read from them
@@ -355,7 +362,7 @@ class MultiPTMFeatureExtractor(nn.Module):
                 ptm.name: ptm.features(image, points, batch, graph).contiguous()
                 for ptm in self.ptms
                 if ptm.is_frozen
-                and _gate(ptm).item() > 0
+                and (_gate(ptm).item() > 0 if names is None else ptm.name in names)
                 and (graph is not None or ptm.name not in self.graph_readers)
             }
 
@@ -399,14 +406,11 @@ class MultiPTMFeatureExtractor(nn.Module):
 
     def frozen_hash(self) -> str:
         """sha256 (hex) over names, shapes and bytes of the frozen backbones' parameters and buffers."""
-        digest = hashlib.sha256()
-        for ptm in self.ptms:
-            if not ptm.is_frozen:
-                continue
-            for key, value in sorted(ptm.backbone.state_dict().items()):
-                digest.update(f"{ptm.name}.{key}{list(value.shape)}{value.dtype}".encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return _digest(ptm for ptm in self.ptms if ptm.is_frozen)
+
+    def frozen_hashes(self) -> dict[str, str]:
+        """The same for each frozen model alone, by its part: `ptm:<name>`, as in `parameter_groups`."""
+        return {f"ptm:{ptm.name}": _digest([ptm]) for ptm in self.ptms if ptm.is_frozen}
 
     @contextmanager
     def intervene(self, intervention: Intervention | str | None) -> Iterator[None]:
@@ -497,6 +501,15 @@ def fusion_options(config: WSAConfig) -> dict[str, Any]:
 
 def _gate(ptm: PTM) -> Tensor:
     return cast(Tensor, ptm.gate)
+
+
+def _digest(ptms: Iterable[PTM]) -> str:
+    digest = hashlib.sha256()
+    for ptm in ptms:
+        for key, value in sorted(ptm.backbone.state_dict().items()):
+            digest.update(f"{ptm.name}.{key}{list(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _others(num_images: int, batch: Tensor | None, per_node: bool, device: torch.device) -> Tensor:
