@@ -3,6 +3,7 @@ import torch
 from agent_cases import SMALL_PTMS
 
 from durotaxis.agent import Actor, ImageConfig, View, WSAEnhancedActor
+from durotaxis.agent.image import frame_points
 from durotaxis.core.errors import UserError
 from durotaxis.fusion import MultiPTMFeatureExtractor
 
@@ -99,6 +100,33 @@ def test_rows_of_attention(image, rows):
     )
     assert attention.shape == (rows, 2)
     assert parameters.kind_logits.shape == (5, 3)
+
+
+def extractor_with(**options):
+    values = {"context_dim": 8, "ptms": SMALL_PTMS, "hidden_dims": (16, 8), "context_input_dim": 16}
+    return MultiPTMFeatureExtractor(32, **(values | options))
+
+
+@torch.no_grad()
+def test_a_context_per_node_is_the_nodes_own_token():
+    """Against the extractor alone, given each node's token, or its colony's."""
+    view, nodes, tokens = make_view(), torch.randn(5, 16), torch.randn(3, 16)
+    seen = {}
+    for context, given in (("node", nodes), ("graph", tokens)):
+        torch.manual_seed(3)
+        extractor = extractor_with(readout="sampled", context=context).eval()
+        torch.nn.init.normal_(extractor.fusion.output_layer.weight)
+        actor = Actor(**SIZES, feature_extractor=extractor, image=ImageConfig()).eval()
+        seen[context] = actor(nodes, tokens, BATCH, view, return_attention=True)[1]
+        points = frame_points(view.position, view.frame_low, view.frame_high, BATCH)
+        alone = extractor(view.field, given, points=points, batch=BATCH, return_attention=True)[1]
+        torch.testing.assert_close(seen[context], alone)
+    assert float((seen["node"] - seen["graph"]).abs().max()) > 1e-3
+
+
+def test_an_extractor_for_tokens_of_another_width_is_refused():
+    with pytest.raises(UserError, match=r"context_input_dim is 15, but tokens have width 16"):
+        Actor(**SIZES, feature_extractor=extractor_with(context_input_dim=15))
 
 
 @pytest.mark.parametrize("readout", ["sampled", "pooled"])

@@ -129,6 +129,21 @@ def test_penalties_see_living_rows_alone(image):
     assert float(empty.penalty) == 0.0
 
 
+@torch.no_grad()
+def test_empty_colonies_are_not_watched_nor_shuffled_in():
+    policy = policy_with("field pooled")
+    extractor = policy.actor.extractor
+    whole, occupied = make_observation(COUNTS, 9), [0, 2, 3]  # the colony without nodes is the second
+    without = whole[torch.tensor(occupied)]
+    watched, wanted = policy.diagnostics(whole), policy.diagnostics(without)
+    assert watched["attention"] == pytest.approx(wanted["attention"], abs=1e-6)
+    assert watched["attention_entropy"] == pytest.approx(wanted["attention_entropy"], abs=1e-6)
+    assert policy.diagnostics(make_observation([0, 0], 3)) == {}
+    with extractor.intervene("shuffled"):
+        shuffled, alone = policy(whole)[0].kind_probs, policy(without)[0].kind_probs
+    torch.testing.assert_close(shuffled[occupied], alone, atol=1e-6, rtol=0)
+
+
 def test_without_coefficients_there_is_no_penalty():
     assert policy_with()(make_observation(COUNTS, 9))[0].penalty is None
     assert make_policy(use_wsa=False)(make_observation(COUNTS, 9))[0].penalty is None
@@ -275,6 +290,19 @@ def test_graph_models_are_given_the_graph_and_kept_per_node(image, monkeypatch):
     assert model.projection.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("readout", ["sampled", "pooled"])
+@torch.no_grad()
+def test_graph_models_are_kept_beside_pictures_of_tokens(readout, monkeypatch):
+    policy, model = with_graph_model(f"tokens {readout}", monkeypatch)
+    observation = dataclasses.replace(make_observation(COUNTS, 9), field=None)
+    cached = policy.precompute(observation)
+    assert set(cached.features | cached.node_features) == {"late"}
+    calls = model.calls
+    kept = policy(observation, cached)[0].kind_probs
+    assert model.calls == calls
+    torch.testing.assert_close(kept, policy(observation)[0].kind_probs, atol=1e-6, rtol=0)
+
+
 def test_a_cache_over_its_budget_is_refused():
     policy, observation = policy_with(), make_observation([9, 3], 9)
     # layer1 and block1 of 24 pixels: 64 channels on 6 x 6 and on 12 x 12 cells, float32
@@ -287,11 +315,20 @@ def test_a_cache_over_its_budget_is_refused():
     )
     tight.require_cache_fits(observation, 900)
     with pytest.raises(
-        UserError, match=r"cache_budget_mb.*resnet18_random \d+ MB, late \d+ MB.*num_colonies"
+        UserError, match=r"cache_budget_mb.*resnet18_random [\d.]+ MB, late [\d.]+ MB.*num_colonies"
     ) as e:
         tight.require_cache_fits(observation, 1000)
     assert "\n" not in str(e.value)
-    assert f"keeps {whole:,.0f} MB" in str(e.value)
+    assert f"keeps {whole:,.3g} MB" in str(e.value)
+    later = (*SMALL_PTMS, {**THREE[2], "enters_at": 50})
+    waiting = make_policy(
+        wsa_config={"embedding_dim": 32, "context_dim": 16, "hidden_dims": (16, 8), "ptms": later},
+        cache_budget_mb=0.25,
+    )
+    message = r"is 0\.25, but .* keeps 0\.461 MB .*resnet18_random 0\.0922 MB, late 0\.369 MB"
+    with pytest.raises(UserError, match=message):
+        waiting.require_cache_fits(observation, 10)
+    assert not waiting.begin_iteration(0)
     make_policy(image=IMAGES["tokens sampled"], cache_budget_mb=1e-9).require_cache_fits(observation, 1000)
 
 
@@ -314,6 +351,28 @@ def test_transfer_takes_over_all_but_the_models_that_differ():
     assert all(torch.equal(value, mine[name]) for name, value in wide.state_dict().items())
     with pytest.raises(UserError, match="another architecture"):
         transfer(make_policy(use_wsa=False), state)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_gates_and_temperature_are_not_transferred(learned):
+    """Trained to the middle of its own ramp and schedule; the other one has a later ramp."""
+    ramp = {"enters_at": 10, "ramp_steps": 100}
+    schedule = {"attention_temperature": {"start": 2.0, "end": 0.5, "steps": 100}}
+    temperature = {"learn_temperature": True, "attention_temperature": 2.0} if learned else schedule
+    trained = policy_with(ptms=(*SMALL_PTMS, {**THREE[2], **ramp}), **temperature)
+    trained.begin_iteration(60)
+    trained.actor.extractor.set_gate("graph_cnn", 0.5)
+    if learned:
+        trained.actor.extractor.fusion.temperature = 1.0
+    later = (*SMALL_PTMS, {**THREE[2], "enters_at": 20, "ramp_steps": 100})
+    policy = policy_with(ptms=later, **temperature)
+    transfer(policy, trained.state_dict())
+    assert policy.actor.extractor.gates.tolist() == [1.0, 1.0, 0.0]
+    assert policy.actor.extractor.fusion.temperature == pytest.approx(1.0 if learned else 2.0)
+    fixed = policy_with(attention_temperature=0.7)
+    transfer(fixed, trained.state_dict())
+    assert fixed.actor.extractor.gates.tolist() == [1.0, 1.0, 1.0]
+    assert fixed.actor.extractor.fusion.temperature == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("fusion", sorted(RULES))
@@ -347,6 +406,7 @@ def test_shuffling_changes_what_nodes_do_and_needs_pictures_per_colony():
     ("values", "message"),
     [
         ({"backbone": {"model_type": "graph_cnn", "enters_at": 3}}, "no PTM is open at step 0"),
+        ({"backbone": {"model_type": "graph_cnn", "ramp_steps": 3}}, "nothing to ramp against; remove"),
         ({"cache_budget_mb": 0}, "cache_budget_mb"),
         (
             {"wsa_num_ptms": 1, "wsa_config": {"ptms": [{**THREE[2], "enters_at": 9}, SMALL_PTMS[0]]}},

@@ -14,6 +14,7 @@ from durotaxis.agent import (
     WSAEnhancedActor,
 )
 from durotaxis.core.errors import UserError
+from durotaxis.fusion import calibrate
 
 every_image = pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES.keys())
 COUNTS = [5, 0, 8, 1]
@@ -251,3 +252,22 @@ def test_gpu_equals_cpu():
     torch.testing.assert_close(on_gpu, distribution.log_prob(sample), rtol=1e-3, atol=1e-3)
     drawn = distribution_there.sample(KEYS.to("cuda"))
     assert torch.equal(drawn.kind.cpu(), sample.kind)
+
+
+def test_a_policy_is_ready_once_its_frozen_random_models_are_calibrated():
+    policy = make_policy()
+    with pytest.raises(UserError, match=r"^resnet18_random: .*durotaxis\.fusion\.calibrate") as caught:
+        policy.require_ready()
+    assert "\n" not in str(caught.value)
+    calibrate(policy.actor.extractor, torch.rand(512, 3, 24, 24, generator=torch.Generator().manual_seed(0)))
+    policy.require_ready()
+    before = policy.frozen_hashes()
+    assert set(before) == {"ptm:resnet18_random"}
+    policy.actor.extractor.add_ptm({"model_type": "resnet18_random", "tap": "layer1", "ramp_steps": 64})
+    with pytest.raises(UserError, match=r"^resnet18_random_2: "):
+        policy.require_ready()
+    after = policy.frozen_hashes()
+    assert after == before | {"ptm:resnet18_random_2": after["ptm:resnet18_random_2"]}
+    policy.actor.extractor.ptms[0].backbone.bn1.running_mean.add_(1.0)
+    changed = policy.frozen_hashes()
+    assert [part for part in after if changed[part] != after[part]] == ["ptm:resnet18_random"]

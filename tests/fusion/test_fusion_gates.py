@@ -214,6 +214,20 @@ def test_what_was_set_by_hand_stays_unless_it_has_a_schedule():
     assert module.gates.tolist() == [0.5, 1.0, 0.0]
 
 
+def test_a_model_added_later_ramps_from_then_on():
+    """At step 1000: as one that was there from the start with `enters_at: 1000`."""
+    module = make((A, B))
+    module.follow_schedules(1000)
+    module.add_ptm({**C, "ramp_steps": 64})
+    module.add_ptm({**C, "name": "later", "enters_at": 1032, "ramp_steps": 64})
+    module.add_ptm({**C, "name": "past", "enters_at": 10, "ramp_steps": 64})
+    module.add_ptm({**C, "name": "unramped", "enters_at": 10})
+    assert module.gates.tolist() == pytest.approx([1.0, 1.0, 1e-3, 0.0, 1e-3, 1.0])
+    for step, wanted in ((1032, [1e-3**0.5, 1e-3]), (1000, [1e-3, 0.0]), (1064, [1.0, 1e-3**0.5])):
+        module.follow_schedules(step)
+        assert module.gates.tolist() == pytest.approx([1.0, 1.0, *wanted, wanted[0], 1.0])
+
+
 def test_model_dropout_is_drawn_from_keys():
     keys = hash_keys(3, torch.arange(20_000))
     gates = torch.tensor([1.0, 0.0, 1e-3, 1.0])
@@ -234,6 +248,19 @@ def test_model_dropout_is_drawn_from_keys():
 
 
 @torch.no_grad()
+def test_uniform_attention_is_uniform_over_open_models_during_a_ramp():
+    module = make()
+    module.set_gate("a", 0.0)
+    module.set_gate("b.v2", 0.01)
+    given = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.3, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    with module.intervene("uniform"):
+        attention = module(IMAGE, CONTEXTS, return_attention=True)[1]
+        with_given = module(IMAGE, CONTEXTS, gates=given, return_attention=True)[1]
+    assert attention.tolist() == [[0.0, 0.5, 0.5]] * 4
+    assert with_given.tolist() == [[0.0, 0.5, 0.5], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+
+
+@torch.no_grad()
 def test_shuffled_representations_come_from_another_colony():
     pooled = make()
     before = pooled(IMAGE, CONTEXTS)
@@ -241,6 +268,10 @@ def test_shuffled_representations_come_from_another_colony():
         assert torch.equal(pooled(IMAGE, CONTEXTS), before[[3, 0, 1, 2]])
         with pytest.raises(UserError, match="'shuffled' needs at least two colonies"):
             pooled(IMAGE[:1], CONTEXTS[:1])
+        after = pooled(IMAGE, CONTEXTS, batch=torch.tensor([0, 0, 2, 3, 3]))
+        assert torch.equal(after[[0, 2, 3]], before[[3, 0, 2]])
+        with pytest.raises(UserError, match="'shuffled' needs at least two colonies"):
+            pooled(IMAGE, CONTEXTS, batch=torch.tensor([2, 2]))
     sampled = make(readout="sampled")
     points = torch.rand(7, 2) * 2 - 1
     for batch in ([0, 0, 0, 2, 3, 3, 3], [3, 0, 2, 3, 0, 0, 3]):

@@ -212,11 +212,19 @@ def test_uniform_attention_can_be_forced_where_there_is_attention():
     [
         (
             {"fusion": "mean", "attention_entropy_coefficient": 0.1},
-            "wsa, dot_product, paper alone, not by 'mean'",
+            "fusion 'mean' does not read attention_entropy_coefficient; remove the key, or use fusion wsa or "
+            "dot_product or paper",
         ),
-        ({"fusion": "concat", "attention_balance_coefficient": 0.1}, "not by 'concat'"),
-        ({"fusion": "paper", "learn_temperature": True}, "read by fusion wsa alone"),
-        ({"fusion": "paper", "attention_temperature": {"start": 2, "end": 1, "steps": 9}}, "as a schedule"),
+        ({"fusion": "concat", "attention_balance_coefficient": 0.1}, "fusion 'concat' does not read"),
+        (
+            {"fusion": "paper", "learn_temperature": True},
+            "does not read learn_temperature; remove the key, or use fusion wsa",
+        ),
+        (
+            {"fusion": "paper", "attention_temperature": {"start": 2, "end": 1, "steps": 9}},
+            "'paper' does not read attention_temperature",
+        ),
+        ({"fusion": "mean", "attention_temperature": 0.5}, "'mean' does not read attention_temperature"),
         (
             {"learn_temperature": True, "attention_temperature": {"start": 2, "end": 1, "steps": 9}},
             "remove one",

@@ -289,6 +289,61 @@ def test_changed_frozen_weights_are_noticed(tmp_path):
     assert not RunDirectory.open(tmp_path / "run").is_done
 
 
+class Thawing(ToyPolicy):
+    """One frozen part more, which may be thawed."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = torch.nn.Linear(4, 8).requires_grad_(False)
+
+    def frozen_hashes(self):
+        second = {} if self.second.weight.requires_grad else {"second": repr(self.second.weight.tolist())}
+        return super().frozen_hashes() | second
+
+    def parameter_groups(self):
+        return super().parameter_groups() | {
+            "second": [p for p in self.second.parameters() if p.requires_grad]
+        }
+
+
+@pytest.mark.parametrize(("changed", "refused"), [("frozen", True), ("second", False)])
+def test_a_part_that_stays_frozen_is_checked_when_another_one_thaws(tmp_path, changed, refused):
+    policy = Thawing()
+
+    def thaw(status):
+        if status.iteration == 1 and status.evaluation is None:
+            policy.second.requires_grad_(True)
+            with torch.no_grad():
+                getattr(policy, changed).weight.add_(0.1)
+
+    arguments = {"policy": policy, "progress": thaw}
+    if refused:
+        with pytest.raises(FrozenError, match="of frozen changed during training"):
+            run_small(tmp_path / "run", **arguments)
+    else:
+        run, _, _ = run_small(tmp_path / "run", **arguments)
+        assert run.is_done
+
+
+def test_a_policy_that_is_not_ready_is_refused_at_the_start_and_when_its_parts_change(tmp_path):
+    policy = Thawing()
+
+    def refuse():
+        raise UserError("not ready")
+
+    def thaw(status):
+        policy.second.requires_grad_(True)
+        policy.require_ready = refuse
+
+    with pytest.raises(UserError, match="not ready"):
+        run_small(tmp_path / "later", policy=policy, progress=thaw)
+    rows = RunDirectory.open(tmp_path / "later").read(records.METRICS)
+    assert [row["iteration"] for row in rows] == [1]
+    with pytest.raises(UserError, match="not ready"):
+        run_small(tmp_path / "start", policy=policy)
+    assert not RunDirectory.open(tmp_path / "start").last_checkpoint.exists()
+
+
 def test_policy_is_in_evaluation_mode(tmp_path):
     policy = ToyPolicy()
     policy.train()

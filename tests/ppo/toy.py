@@ -197,6 +197,12 @@ class ToyPolicy(nn.Module):
     def frozen_hash(self) -> str:
         return hashlib.sha256(self.frozen.weight.cpu().numpy().tobytes()).hexdigest()
 
+    def frozen_hashes(self) -> dict[str, str]:
+        return {} if self.frozen.weight.requires_grad else {"frozen": self.frozen_hash()}
+
+    def require_ready(self) -> None:
+        pass
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {
             "actor": [*self.body.parameters(), *self.head.parameters()],

@@ -14,7 +14,7 @@ from durotaxis.study import calibrate as calibration
 from durotaxis.study import doctor
 from durotaxis.study.calibrate import calibrate_policy, make_images, random_observations
 from durotaxis.study.config import RootConfig, find_config
-from durotaxis.study.run import build_policy, select_device
+from durotaxis.study.run import build_policy, prepare, select_device
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -105,6 +105,30 @@ def test_the_field_is_observed_where_the_image_needs_it():
     assert isinstance(caught.value.errors()[0]["ctx"]["error"], KeyedError)
 
 
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        ("enters_at: 33", "1.enters_at: late would never enter: the last rollout begins at step 32;"),
+        ("enters_at: 100", "1.enters_at: late would never enter"),
+        ("ramp_steps: 16", "1.ramp_steps: late would enter in full .* one takes 16 steps;"),
+        ("enters_at: 32, ramp_steps: 17", None),
+    ],
+)
+def test_newcomers_that_never_enter_or_ramp_within_a_rollout_are_refused(late, message):
+    overrides = [
+        "ppo.num_colonies=4",
+        "ppo.rollout_steps=4",
+        "training.total_steps=40",  # three rollouts
+        f"actor_critic.wsa_config.ptms=[{{model_type: graph_cnn}}, {{model_type: graph_cnn, name: late, {late}}}]",
+    ]
+    small(*overrides, "actor_critic.use_wsa=false")
+    if message is None:
+        assert small(*overrides).actor_critic.use_wsa
+    else:
+        with pytest.raises(UserError, match=f"actor_critic.wsa_config.ptms.{message}"):
+            small(*overrides)
+
+
 def test_shipped_configurations_are_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("quick").name == "quick.yaml"
@@ -112,6 +136,20 @@ def test_shipped_configurations_are_found_from_anywhere(tmp_path, monkeypatch):
     assert find_config("quick") == Path("quick")
     with pytest.raises(UserError, match="no such file \\(did you mean 'baseline'"):
         find_config("configs/baselin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("ptm:resnet18_random", "ptm:resnet18_random is frozen and does not learn"),
+        ("ptm:graph", "no part ptm:graph; this policy has ptm:graph_cnn, "),
+    ],
+)
+def test_a_learning_rate_of_a_wrong_part_is_found_before_the_run_directory_is_made(tmp_path, part, message):
+    factors = f"ppo.learning_rate_factors={{'{part}': 0.1}}"
+    with pytest.raises(UserError, match=message):
+        prepare("quick", [*SMALL, factors, f"run.directory={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_threads_and_device():

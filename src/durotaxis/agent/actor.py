@@ -124,9 +124,9 @@ class PictureActor(nn.Module, ABC):
         per_node = sampled or config.scope == "node"
         fused = self.extractor.fuse(
             picture.image,
-            picture.context,
+            node_tokens if self.extractor.context == "node" else picture.context,
             points=picture.points if sampled else None,
-            batch=picture.batch if sampled else None,
+            batch=picture.batch,
             graph=view.graph if view is not None else None,
             cached=view.cached if view is not None else None,
             gates=gates[batch] if gates is not None and per_node else gates,
@@ -134,20 +134,32 @@ class PictureActor(nn.Module, ABC):
         representation = fused.representation if sampled else fused.representation[picture.batch]
         return ActorOutput(self.heads(node_tokens, representation), fused.attention, fused.gates)
 
-    def precompute(self, field: Tensor | None, graph: GraphInput | None = None) -> dict[str, Tensor]:
+    def precompute(
+        self, field: Tensor | None, graph: GraphInput | None = None, closed: bool = False
+    ) -> dict[str, Tensor]:
         """Outputs of frozen models that do not depend on parameters; often empty.
 
         {PTM name: [B,...]}: pooled readouts give a vector per colony, sampled ones the models' whole maps,
         from which nodes are read later: a map of 3 to 12 pixels a side is smaller than what 120 node slots
-        read of it. Models that read graphs, when sampled, give a row per living node, [n,...].
+        read of it. Models that read graphs, when sampled, give a row per living node, [n,...]. They alone
+        are kept where pictures are painted from tokens.
 
         Args:
             field: [B,3,24,24], or None when it was not observed.
             graph: the graphs of the colonies, for models that read them.
+            closed: also of models whose gate is 0.
         """
-        if self.image_maker.has_learned_parts or not self.extractor.cacheable():
+        extractor = self.extractor
+        names = {name for name in extractor.cacheable() if closed or name in extractor.opened}
+        if self.image_maker.has_learned_parts:
+            names.intersection_update(extractor.graph_readers)
+        if not names:
             return {}
-        return self.extractor.precompute(require_field(field), graph=graph)
+        if graph is not None and names.issubset(extractor.graph_readers):
+            image = graph.nodes.new_empty(len(graph.graph), 3, 0, 0)  # of it, only the number is read
+        else:
+            image = require_field(field)
+        return extractor.precompute(image, graph=graph, names=names)
 
 
 @final
@@ -161,12 +173,14 @@ class Actor(PictureActor):
         continuous_dim: number of spawn parameters.
         dropout_rate: of the action MLP, in training mode only.
         backbone: any PTM name, or its configuration; not read when `feature_extractor` is given.
-        feature_extractor: several models; then the actor has attention.
+        feature_extractor: several models; then the actor has attention. Its context is the graph token, or
+            with `context="node"` the node's own.
         image: the picture; by default one per node from tokens alone.
         embedding_dim: width of the backbone's representation.
 
     Raises:
-        UserError: when the feature extractor reads pictures in another way than `image` says.
+        UserError: when the feature extractor reads pictures in another way than `image` says, or contexts of
+            another width than tokens have.
     """
 
     def __init__(
@@ -189,6 +203,11 @@ class Actor(PictureActor):
                 raise UserError(
                     f"the feature_extractor's readout is {feature_extractor.readout}, "
                     f"the image's is {image.readout}; build both with the same"
+                )
+            if feature_extractor.context_input_dim != encoder_out_dim:
+                raise UserError(
+                    f"the feature_extractor's context_input_dim is {feature_extractor.context_input_dim}, "
+                    f"but tokens have width {encoder_out_dim} (encoder_out_dim); build both with the same"
                 )
             embedding_dim = feature_extractor.representation_dim
         self.image_maker = ImageMaker(image, encoder_out_dim)

@@ -129,7 +129,8 @@ class HybridActorCritic(nn.Module):
     def precompute(self, observation: Observation, keys: Tensor | None = None) -> PTMFeatures | None:
         """What to keep beside the observation: see `PTMFeatures`.
 
-        None when there is nothing: no frozen model, or pictures painted from tokens, and no model dropout.
+        None when there is nothing: no model dropout, and no frozen model but such as look at pictures
+        painted from tokens.
 
         Args:
             keys: [B] int64, from which model dropout is drawn; None: no model is left out.
@@ -140,18 +141,10 @@ class HybridActorCritic(nn.Module):
         probability = self.config.wsa_config.model_dropout
         if keys is not None and self.actor.has_attention and probability > 0:
             gates = draw_open(keys, extractor.gates, probability).float()
-        per_node = extractor.graph_readers if extractor.readout == "sampled" else ()
-        graph = flatten(observation).to_input() if extractor.graph_readers else None
-        found = self.actor.precompute(observation.field, graph)
-        if gates is None and not found:
+        kept = self._outputs(observation)
+        if gates is None and not kept.features and not kept.node_features:
             return None
-        return PTMFeatures(
-            features={name: value for name, value in found.items() if name not in per_node},
-            node_features={
-                name: _pad(value, observation.node_mask) for name, value in found.items() if name in per_node
-            },
-            gates=gates,
-        )
+        return dataclasses.replace(kept, gates=gates)
 
     def begin_iteration(self, step: int) -> bool:
         """Set gates and temperature to their schedules after `step` environment steps.
@@ -163,7 +156,7 @@ class HybridActorCritic(nn.Module):
         return self.actor.extractor.opened != self._opened
 
     def require_cache_fits(self, observation: Observation, num_observations: int) -> None:
-        """Check what a rollout would keep of frozen models against `cache_budget_mb`.
+        """Check what a rollout would keep of frozen models against `cache_budget_mb`, once all are open.
 
         Args:
             observation: one of them, of any number of colonies, with as many node slots as in the rollout.
@@ -172,9 +165,7 @@ class HybridActorCritic(nn.Module):
         Raises:
             UserError: it would be too much.
         """
-        kept = self.precompute(observation)
-        if kept is None:
-            return
+        kept = self._outputs(observation, closed=True)
         share = num_observations / len(observation.node_mask) / 1e6
         sizes = {
             name: value.numel() * value.element_size() * share
@@ -182,10 +173,10 @@ class HybridActorCritic(nn.Module):
         }
         budget = self.config.cache_budget_mb
         if sum(sizes.values()) > budget:
-            each = ", ".join(f"{name} {size:,.0f} MB" for name, size in sizes.items())
+            each = ", ".join(f"{name} {size:,.3g} MB" for name, size in sizes.items())
             raise UserError(
-                f"actor_critic.cache_budget_mb is {budget:,.0f}, but a rollout of {num_observations:,} "
-                f"observations keeps {sum(sizes.values()):,.0f} MB of frozen models ({each}); use fewer "
+                f"actor_critic.cache_budget_mb is {budget:,.3g}, but a rollout of {num_observations:,} "
+                f"observations keeps {sum(sizes.values()):,.3g} MB of frozen models ({each}); use fewer "
                 "ppo.num_colonies or ppo.rollout_steps, a tap with smaller maps, image.readout=pooled, or a "
                 "larger budget"
             )
@@ -201,13 +192,17 @@ class HybridActorCritic(nn.Module):
         """What attention does on a batch; empty for an actor without attention.
 
         Returns:
-            attention: its mean over rows, per model in the order of `ptm_names`; attention_entropy: mean over
-            rows, nats; effective_models: mean over rows of exp(entropy), between 1 and K; gates, per model.
+            attention: its mean over rows that belong to living nodes, or to colonies with any, per model in
+            the order of `ptm_names`; attention_entropy: mean over these rows, nats; effective_models: mean
+            over them of exp(entropy), between 1 and K; gates, per model.
         """
         if cached is not None:
             cached = dataclasses.replace(cached, gates=None)  # as in evaluation
         attention = self(observation, cached)[0].attention
-        if attention is None or len(attention) == 0:
+        if attention is None:
+            return {}
+        attention = self._of_living(attention, observation)
+        if len(attention) == 0:
             return {}
         entropy = torch.special.entr(attention).sum(-1)
         return {
@@ -227,6 +222,19 @@ class HybridActorCritic(nn.Module):
         """sha256 over parameters and buffers of frozen models, 64 hex digits."""
         return self.actor.extractor.frozen_hash()
 
+    def frozen_hashes(self) -> dict[str, str]:
+        """The same for each frozen model, by its part `ptm:<name>`."""
+        return self.actor.extractor.frozen_hashes()
+
+    def require_ready(self) -> None:
+        """Raise UserError while frozen random models lack the statistics that `calibrate` sets."""
+        names = self.actor.extractor.needs_calibration()
+        if names:
+            raise UserError(
+                f"{', '.join(names)}: frozen random models need statistics of the task's pictures before "
+                "training; set them with durotaxis.fusion.calibrate, or let the models learn (freeze: false)"
+            )
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by part: encoder, actor, critic, and `ptm:<name>` per trainable backbone."""
         groups = self.actor.extractor.parameter_groups()
@@ -236,6 +244,20 @@ class HybridActorCritic(nn.Module):
         groups["encoder"] = [p for p in self.encoder.parameters() if p.requires_grad]
         groups["critic"] = [p for p in self.critic.parameters() if p.requires_grad]
         return {name: group for name, group in groups.items() if group}
+
+    @torch.no_grad()
+    def _outputs(self, observation: Observation, closed: bool = False) -> PTMFeatures:
+        """Outputs of frozen models, with `closed` also of those whose gate is 0."""
+        extractor = self.actor.extractor
+        per_node = extractor.graph_readers if extractor.readout == "sampled" else ()
+        graph = flatten(observation).to_input() if extractor.graph_readers else None
+        found = self.actor.precompute(observation.field, graph, closed)
+        return PTMFeatures(
+            features={name: value for name, value in found.items() if name not in per_node},
+            node_features={
+                name: _pad(value, observation.node_mask) for name, value in found.items() if name in per_node
+            },
+        )
 
     def _view(self, observation: Observation, graph: FlatGraph, cached: PTMFeatures | None) -> View:
         mask = observation.node_mask
@@ -258,14 +280,17 @@ class HybridActorCritic(nn.Module):
         on_entropy, on_balance = config.attention_entropy_coefficient, config.attention_balance_coefficient
         if not self.actor.has_attention or (on_entropy == 0 and on_balance == 0):
             return None
-        attention, gates = output.attention, output.gates
-        if self.config.image.readout == "pooled" and self.config.image.scope == "graph":
-            occupied = observation.node_mask.any(1)  # a row per colony, also of an empty one
-            attention = attention[occupied]
-            gates = gates[occupied] if gates.dim() == 2 else gates
+        attention = self._of_living(output.attention, observation)
+        gates = self._of_living(output.gates, observation) if output.gates.dim() == 2 else output.gates
         return on_entropy * attention_entropy_penalty(
             attention, gates
         ) + on_balance * attention_balance_penalty(attention, gates)
+
+    def _of_living(self, rows: Tensor, observation: Observation) -> Tensor:
+        """Rows of attention or gates, without those of empty colonies where each colony has one."""
+        image = self.config.image
+        per_colony = image.readout == "pooled" and image.scope == "graph"
+        return rows[observation.node_mask.any(1)] if per_colony else rows
 
 
 def build_actor(config: ActorCriticConfig, encoder_out_dim: int) -> PictureActor:

@@ -101,6 +101,8 @@ class ActorCriticConfig(Config):
     @classmethod
     def _open_from_the_start(cls, value: PTMConfig) -> PTMConfig:
         require_open([value])
+        if value.ramp_steps:
+            raise KeyedError("ramp_steps", "a single backbone has nothing to ramp against; remove the key")
         return value
 
     @model_validator(mode="wrap")

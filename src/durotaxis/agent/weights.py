@@ -12,6 +12,7 @@ from durotaxis.agent.actor_critic import HybridActorCritic
 from durotaxis.core.errors import UserError
 
 _MODEL = re.compile(r"^actor\.(?:feature_extractor|backbone)\.ptms\.([^.]+)\.")
+_SCHEDULED = re.compile(r"\.(?:ptms\.[^.]+\.gate|fusion\.log_temperature)$")
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,10 @@ class Transfer:
 def transfer(policy: HybridActorCritic, state: Mapping[str, Tensor]) -> Transfer:
     """Load a state, such as `Checkpoint.model`, into a policy whose models differ by name.
 
-    Everything but the models that only one of the two has is taken over to the bit. New frozen random models
-    still need `calibrate`. Schedules are those of the policy's own config: a new model with `enters_at` and
-    `ramp_steps` enters a further training without a jump.
+    Everything but the models that only one of the two has is taken over to the bit, except gates and a
+    temperature that is not learned: these stay the policy's own and are set to its schedules at step 0, so a
+    model with `enters_at` and `ramp_steps` ramps in the further training. New frozen random models still
+    need `calibrate`.
 
     Raises:
         UserError: the two differ in more than their models; the policy is left as it was.
@@ -48,7 +50,11 @@ def transfer(policy: HybridActorCritic, state: Mapping[str, Tensor]) -> Transfer
             f"the state is of another architecture: it differs in {what}, which is more than a model added "
             "or removed; use the configuration of its own run with another list of ptms"
         )
-    policy.load_state_dict({**own, **{key: value for key, value in state.items() if key in own}})
+    learned = {name for name, _ in policy.named_parameters()}
+    scheduled = {key for key in own if _SCHEDULED.search(key) and key not in learned}
+    taken = {key: value for key, value in state.items() if key in own and key not in scheduled}
+    policy.load_state_dict({**own, **taken})
+    policy.actor.extractor.follow_schedules(0)
     return Transfer(tuple(name for name in names if name not in new), new, dropped)
 
 

@@ -195,15 +195,15 @@ class WSAConfig(Config):
         learned = ("wsa", "dot_product", "paper")
         for option, is_set, rules in (
             ("learn_temperature", self.learn_temperature, ("wsa",)),
-            ("attention_temperature", scheduled, ("wsa",)),
+            ("attention_temperature", self.attention_temperature != 1.0, ("wsa",)),
             ("attention_entropy_coefficient", self.attention_entropy_coefficient > 0, learned),
             ("attention_balance_coefficient", self.attention_balance_coefficient > 0, learned),
         ):
             if is_set and self.fusion not in rules:
-                what = "as a schedule " if option == "attention_temperature" else ""
                 raise KeyedError(
                     option,
-                    f"{what}is read by fusion {', '.join(rules)} alone, not by '{self.fusion}'; remove it",
+                    f"fusion '{self.fusion}' does not read {option}; remove the key, or use fusion "
+                    f"{' or '.join(rules)}",
                 )
         if scheduled and self.learn_temperature:
             raise KeyedError("learn_temperature", "the temperature follows a schedule; remove one of the two")

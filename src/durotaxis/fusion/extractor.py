@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, NamedTuple, cast, get_args
@@ -39,8 +39,9 @@ class Intervention(StrEnum):
     """The representation set to zero."""
     SHUFFLED = "shuffled"
     """The representation of another colony. Readout `pooled`: each image takes that of the image before it in
-    the batch, the first that of the last. `sampled`: node j of an image takes that of node j, counted modulo
-    their number, of the next image that has nodes."""
+    the batch, the first that of the last; with `batch` given, only images that have nodes take part.
+    `sampled`: node j of an image takes that of node j, counted modulo their number, of the next image that
+    has nodes."""
 
 
 class Fused(NamedTuple):
@@ -88,6 +89,9 @@ class PTMList(nn.Module):
 
 class MultiPTMFeatureExtractor(nn.Module):
     """Images and contexts to fused representations.
+
+    Frozen random models need `calibrate` before they tell much; without it they are used as they are, and
+    only `needs_calibration` says so. A training of `HybridActorCritic` refuses them.
 
     Args:
         embedding_dim: width D of embeddings and representation.
@@ -157,6 +161,7 @@ class MultiPTMFeatureExtractor(nn.Module):
         )
         self.widening = build_widening(config, self.fusion, context_input_dim)
         self._intervention: Intervention | None = None
+        self._step = 0
         self.follow_schedules(0)
 
     @classmethod
@@ -213,6 +218,7 @@ class MultiPTMFeatureExtractor(nn.Module):
 
     def follow_schedules(self, step: int) -> None:
         """Set gates and temperature to what they are after `step` environment steps, where they follow it."""
+        self._step = step
         for config in self._config.ptms:
             if config.enters_at or config.ramp_steps:
                 _gate(self._named(str(config.name))).fill_(gate_at(config, step))
@@ -224,19 +230,22 @@ class MultiPTMFeatureExtractor(nn.Module):
     def add_ptm(self, ptm: PTMConfig | Mapping[str, Any]) -> PTM:
         """Add a model at the end; all other parameters stay as they are.
 
-        Its projection is drawn from torch's generator. A frozen random model still needs `calibrate`.
+        Its projection is drawn from torch's generator. A frozen random model still needs `calibrate`. A ramp
+        begins at `enters_at`, but not before the step that `follow_schedules` was last called with.
 
         Raises UserError for a name that is taken, a model that cannot be built, or a rule made for a fixed
         number of models.
         """
         self._require_any_number()
         given = ptm if isinstance(ptm, PTMConfig) else validated(PTMConfig, **ptm)
+        if given.ramp_steps:
+            given = given.model_copy(update={"enters_at": max(given.enters_at, self._step)})
         ptms = resolve_ptms([*self._config.ptms, given])
         built = build_ptm(ptms[-1], self.embedding_dim, cast(Readout, self.readout))
         built.to(next(self.parameters()).device)
         self._config = self._config.model_copy(update={"ptms": ptms})
         self.ptms.append(built)
-        _gate(built).fill_(gate_at(ptms[-1], 0))
+        _gate(built).fill_(gate_at(ptms[-1], self._step))
         return built
 
     def remove_ptm(self, name: str) -> None:
@@ -271,7 +280,8 @@ class MultiPTMFeatureExtractor(nn.Module):
             context_input: [B, context_input_dim], a row per image; or [n, ...] if built with
                 `context="node"`.
             points: `sampled` only: [n, 2], places (x right, y down) in [-1, 1], as for `grid_sample`.
-            batch: image index of each point, int64; may be left out when there is one image.
+            batch: image index of each point, int64; may be left out when there is one image. With readout
+                `pooled` it only tells intervention `shuffled` which images have nodes.
             graph: for models that read graphs; image models do not look at it.
             cached: outputs of `precompute` by model name, for the same images and points. Entries of models
                 that are no longer frozen are not used.
@@ -296,7 +306,7 @@ class MultiPTMFeatureExtractor(nn.Module):
         gates: Tensor | None = None,
     ) -> Fused:
         """As `forward`, with the attention of each head, from which penalties are computed."""
-        batch = self._check(image, points, batch, cached)
+        nodes, batch = batch, self._check(image, points, batch, cached)
         context = self._context(context_input, image.shape[0], batch)
         effective = self._effective(gates, len(context))
         is_open = (effective > 0).view(-1, len(self.ptms)).any(0).tolist()
@@ -312,12 +322,16 @@ class MultiPTMFeatureExtractor(nn.Module):
             dim=1,
         )
         uniform = self._intervention is Intervention.UNIFORM
+        if uniform:  # over open models, however far each has opened
+            effective = (effective > 0).to(effective.dtype)
         representation, attention = self.fusion.combine(context, embeddings, effective, uniform)
         representation = self.widening(representation)
         if self._intervention is Intervention.ZERO:
             representation = torch.zeros_like(representation)
         if self._intervention is Intervention.SHUFFLED:
-            representation = representation[_others(len(image), batch, representation.device)]
+            sampled = self.readout == "sampled"
+            others = _others(len(image), batch if sampled else nodes, sampled, representation.device)
+            representation = representation[others]
         return Fused(representation, attention, effective)
 
     def precompute(
@@ -326,8 +340,12 @@ class MultiPTMFeatureExtractor(nn.Module):
         points: Tensor | None = None,
         batch: Tensor | None = None,
         graph: GraphInput | None = None,
+        *,
+        names: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         """Outputs of the frozen open models, {name: tensor}, to hand to `forward` as `cached`; no gradient.
+
+        With `names`, those of the frozen models among them, open or not.
 
         - `pooled`: [B, F].
         - `sampled` without points: the maps, channels last, [B, h, w, F]; any points may be read from them
@@ -344,7 +362,7 @@ class MultiPTMFeatureExtractor(nn.Module):
                 ptm.name: ptm.features(image, points, batch, graph).contiguous()
                 for ptm in self.ptms
                 if ptm.is_frozen
-                and _gate(ptm).item() > 0
+                and (_gate(ptm).item() > 0 if names is None else ptm.name in names)
                 and (graph is not None or ptm.name not in self.graph_readers)
             }
 
@@ -388,14 +406,11 @@ class MultiPTMFeatureExtractor(nn.Module):
 
     def frozen_hash(self) -> str:
         """sha256 (hex) over names, shapes and bytes of the frozen backbones' parameters and buffers."""
-        digest = hashlib.sha256()
-        for ptm in self.ptms:
-            if not ptm.is_frozen:
-                continue
-            for key, value in sorted(ptm.backbone.state_dict().items()):
-                digest.update(f"{ptm.name}.{key}{list(value.shape)}{value.dtype}".encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return _digest(ptm for ptm in self.ptms if ptm.is_frozen)
+
+    def frozen_hashes(self) -> dict[str, str]:
+        """The same for each frozen model alone, by its part: `ptm:<name>`, as in `parameter_groups`."""
+        return {f"ptm:{ptm.name}": _digest([ptm]) for ptm in self.ptms if ptm.is_frozen}
 
     @contextmanager
     def intervene(self, intervention: Intervention | str | None) -> Iterator[None]:
@@ -488,8 +503,19 @@ def _gate(ptm: PTM) -> Tensor:
     return cast(Tensor, ptm.gate)
 
 
-def _others(num_images: int, batch: Tensor | None, device: torch.device) -> Tensor:
+def _digest(ptms: Iterable[PTM]) -> str:
+    digest = hashlib.sha256()
+    for ptm in ptms:
+        for key, value in sorted(ptm.backbone.state_dict().items()):
+            digest.update(f"{ptm.name}.{key}{list(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _others(num_images: int, batch: Tensor | None, per_node: bool, device: torch.device) -> Tensor:
     """For each row the row of another image whose representation it is given; see `Intervention.SHUFFLED`.
+
+    Rows are nodes with `per_node`, else images, of which those without nodes keep their own.
 
     Raises UserError if there is no other image.
     """
@@ -499,8 +525,8 @@ def _others(num_images: int, batch: Tensor | None, device: torch.device) -> Tens
     occupied = counts.nonzero().squeeze(1)
     if len(occupied) < 2:
         raise UserError(f"intervention '{Intervention.SHUFFLED}' needs at least two colonies with nodes")
-    if batch is None:
-        return torch.arange(num_images, device=device).roll(1)
+    if batch is None or not per_node:
+        return torch.arange(num_images, device=device).index_copy(0, occupied, occupied.roll(1))
     donor = torch.zeros_like(counts).index_copy(0, occupied, occupied.roll(-1))[batch]
     order = batch.argsort(stable=True)  # rows by image
     first = counts.cumsum(0) - counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,10 +61,14 @@ def require_ratio_one(error: float, ratio: str) -> None:
         )
 
 
-def require_frozen(before: str, after: str) -> None:
-    """Raise FrozenError when the hash of the frozen parts changed."""
-    if before != after:
-        raise FrozenError(f"frozen weights or buffers changed during training: hash {before} became {after}")
+def require_frozen(before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Raise FrozenError when the hash of a part changed that was frozen before and is so after."""
+    for part in before.keys() & after.keys():
+        if before[part] != after[part]:
+            raise FrozenError(
+                f"frozen weights or buffers of {part} changed during training: "
+                f"hash {before[part]} became {after[part]}"
+            )
 
 
 def named_tensors(tree: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -137,6 +137,15 @@ class Policy(Protocol):
     def frozen_hash(self) -> str:
         """A hash of all frozen parameters and buffers."""
 
+    def frozen_hashes(self) -> dict[str, str]:
+        """The same for each frozen part alone, named as in `parameter_groups` if it were trained."""
+
+    def require_ready(self) -> None:
+        """Raise UserError when something is still to be done before the policy, as it is, can be trained.
+
+        Called before the first iteration, and again whenever the set of trainable parameters changed.
+        """
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Named parts, trainable parameters only, disjoint and complete."""
 

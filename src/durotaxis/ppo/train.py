@@ -58,7 +58,7 @@ def train(
         Where training ended.
 
     Raises:
-        UserError: settings that do not fit each other or the checkpoint.
+        UserError: settings that do not fit each other or the checkpoint, or a policy that is not ready.
         InvariantError: non-finite numbers, a policy that does not repeat its log-probabilities, or changed
             frozen weights.
         Interrupted: after Ctrl-C; the state at the end of the last whole iteration is saved.
@@ -69,11 +69,13 @@ def train(
     num_iterations = training.num_iterations(ppo)
     if resume:
         state = restore(load(run.last_checkpoint), run.last_checkpoint, policy, optimizer, world, seed)
+        policy.require_ready()
         run.cut_after(state.iteration)
     else:
+        policy.require_ready()
         policy.begin_iteration(0)
         state = TrainState(start(world, policy, seed))
-    frozen_hash, config = policy.frozen_hash(), run.config_text
+    frozen, frozen_hash, config = policy.frozen_hashes(), policy.frozen_hash(), run.config_text
     kept = snapshot(policy, optimizer, world, state, config, frozen_hash)
     if not resume:
         save(kept, run.last_checkpoint)  # so that a run killed early can be taken up as well
@@ -85,6 +87,9 @@ def train(
             if trainable_parameters(policy) != trainable:
                 trainable = trainable_parameters(policy)
                 add_parameters(optimizer, policy, ppo)  # the moments of all others stay
+                policy.require_ready()
+                before_change, frozen = frozen, policy.frozen_hashes()
+                require_frozen(before_change, frozen)
                 frozen_hash = policy.frozen_hash()
                 state = _keep_anew(policy, world, state, seed)
             before, state = (
@@ -99,7 +104,7 @@ def train(
                 save(kept, run.best_checkpoint)
             if _due(training.checkpoint_every, before.step, state.step, False):
                 save(kept, run.last_checkpoint)
-        require_frozen(frozen_hash, policy.frozen_hash())
+        require_frozen(frozen, policy.frozen_hashes())
         save(kept, run.last_checkpoint)
     except (NonFiniteError, RatioError):
         save(kept, run.last_checkpoint)

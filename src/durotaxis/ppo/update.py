@@ -42,15 +42,20 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> Optimizer:
     """Adam with one group per part of the policy.
 
     Raises:
-        UserError: `learning_rate_factors` names a part that the policy does not have.
+        UserError: `learning_rate_factors` names a part that the policy does not have, or one that is frozen.
         InvariantError: the parts overlap or leave out a trainable parameter.
     """
     parts = {name: parameters for name, parameters in policy.parameter_groups().items() if parameters}
-    unknown = config.learning_rate_factors.keys() - parts.keys()
+    unknown = sorted(config.learning_rate_factors.keys() - parts.keys())
+    frozen = [name for name in unknown if name in policy.frozen_hashes()]
+    if frozen:
+        raise UserError(
+            f"ppo.learning_rate_factors: {', '.join(frozen)} is frozen and does not learn; "
+            "remove the factor, or let the model learn (freeze: false)"
+        )
     if unknown:
         raise UserError(
-            f"ppo.learning_rate_factors: no part {', '.join(sorted(unknown))}; "
-            f"this policy has {', '.join(parts)}"
+            f"ppo.learning_rate_factors: no part {', '.join(unknown)}; this policy has {', '.join(parts)}"
         )
     listed = [id(parameter) for parameters in parts.values() for parameter in parameters]
     if len(set(listed)) != len(listed) or set(listed) != trainable_parameters(policy):

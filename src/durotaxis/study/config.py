@@ -64,6 +64,29 @@ class RootConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _newcomers_enter_and_ramp(self) -> RootConfig:
+        """Gates change between rollouts only, so entries and ramps are measured by these."""
+        if not self.actor_critic.use_wsa:
+            return self
+        rollout = self.ppo.steps_per_rollout
+        last = (self.training.num_iterations(self.ppo) - 1) * rollout
+        for i, ptm in enumerate(self.actor_critic.wsa_config.ptms):
+            key = f"actor_critic.wsa_config.ptms.{i}"
+            if ptm.enters_at > last:
+                raise KeyedError(
+                    f"{key}.enters_at",
+                    f"{ptm.name} would never enter: the last rollout begins at step {last:,}; let it enter "
+                    "by then, or train for more training.total_steps",
+                )
+            if 0 < ptm.ramp_steps <= rollout:
+                raise KeyedError(
+                    f"{key}.ramp_steps",
+                    f"{ptm.name} would enter in full with its second rollout, since one takes {rollout:,} "
+                    "steps; give it a longer ramp, or 0 to enter at once",
+                )
+        return self
+
 
 def shipped_configs() -> dict[str, Path]:
     """Name -> file of the configurations that come with the package."""

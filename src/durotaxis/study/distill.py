@@ -68,7 +68,7 @@ class DistillJob:
         env, device, student = job.config.env, job.device, job.policy
         world = DurotaxisEnv(env, self.config.num_colonies, device, validate=False)
         tests = DurotaxisEnv(env, HELD_OUT_COLONIES, device, validate=False)
-        frozen = student.frozen_hash()
+        frozen = student.frozen_hashes()
         teacher_states = held_out(tests, self.teacher.policy, student, seed, by_student=False)
 
         def distances() -> dict[str, dict[str, float]]:
@@ -89,7 +89,7 @@ class DistillJob:
         finally:
             student.eval()
             self._save()
-        require_frozen(frozen, student.frozen_hash())
+        require_frozen(frozen, student.frozen_hashes())
         result = {
             "teacher": str(self.teacher.checkpoint_path),
             "teacher_step": self.teacher.step,

@@ -16,7 +16,7 @@ from durotaxis.core.config import load_config, to_yaml
 from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, hash_keys
 from durotaxis.env import DurotaxisEnv
-from durotaxis.ppo import Status, TrainState, load, load_policy
+from durotaxis.ppo import Status, TrainState, load, load_policy, make_optimizer
 from durotaxis.ppo import train as train_with_ppo
 from durotaxis.records import CONFIG, RunDirectory
 from durotaxis.study.calibrate import calibrate_policy
@@ -101,6 +101,7 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = ()) -> Job:
     RunDirectory.require_free(directory)
     device = select_device(config)
     policy = build_policy(config, device)
+    make_optimizer(policy, config.ppo)
     first = DurotaxisEnv(config.env, 1, device).reset([0])
     policy.require_cache_fits(first, config.ppo.steps_per_rollout)
     calibrated = calibrate_policy(policy, config.env, config.run.seed)
