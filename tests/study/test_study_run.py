@@ -170,7 +170,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(monkeypatch):
         return "1.0"
 
     monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setattr(doctor, "weights_at_hand", lambda *_: None)
+    monkeypatch.setattr(doctor, "at_hand", lambda name: None)
     found = {finding.name: finding for finding in doctor.examine()}
     assert (found["scipy"].is_good, found["scipy"].advice) == (False, "pip install scipy")
     assert (found["torchrl"].is_good, found["torchrl"].advice) == (

@@ -439,7 +439,9 @@ def _extractor_inputs(extractor: MultiPTMFeatureExtractor, image_size: int, seed
     sampled = extractor.readout == "sampled"
     points = torch.rand((3 * _POINTS, 2), generator=generator) * 2 - 1 if sampled else None
     reader = next((ptm.record for ptm in extractor.ptms if ptm.record.reads == "graph"), None)
-    graph = reader and random_graphs(3, reader.node_dim or 1, reader.edge_dim or 1, _POINTS)
+    graph = None
+    if reader is not None:
+        graph = random_graphs(3, reader.node_dim or 1, reader.edge_dim or 1, _POINTS)
     return _Inputs(image, context, points, graph)
 
 
