@@ -31,7 +31,7 @@ _HEADERS = {
         for one, two in ("12", "ab")
     ),
 }
-"""First two cells of a header, in small letters, without blanks, `_` and `-`. One word alone may be a node."""
+"""First two cells of a header, in small letters, without blanks, `_` and `-`. One alone may be a node."""
 _COMMENT = re.compile(r"^\s*([#%].*)?$")
 
 
@@ -167,7 +167,7 @@ def _listed_pairs(path: Path, lines: list[str]) -> Iterator[tuple[str, str]]:
         for cell in (first, second):
             if not is_csv and (cell[0] in ",;" or cell[-1] in ",;"):
                 raise UserError(
-                    f"{path}:{number}: '{cell[:60]}' is no node name: columns are separated by tabs or blanks "
+                    f"{path}:{number}: '{cell[:60]}' is no node name: tabs or blanks separate columns "
                     "here; use either alone, or separate by commas in a file that ends in .csv"
                 )
         if count == 0 and (_header_word(first), _header_word(second)) in _HEADERS:
