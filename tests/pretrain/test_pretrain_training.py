@@ -218,7 +218,7 @@ def test_the_file_is_named_by_the_model_however_it_is_given(tmp_path, monkeypatc
     assert made == ["graph_gnn.safetensors", "graph_gnn.safetensors", "graph_cnn.safetensors"]
 
 
-@pytest.mark.parametrize(("rate", "what"), [(1e30, "loss|gradient"), (3e37, "weight")])
+@pytest.mark.parametrize(("rate", "what"), [(1e30, "loss|gradient"), (3.3e37, "weight")])
 def test_numbers_that_are_not_finite_stop_it_and_leave_earlier_files(rate, what, small, tmp_path):
     out, records = tmp_path / "a.safetensors", tmp_path / "a.jsonl"
     out.write_text("earlier")
