@@ -29,7 +29,7 @@ from durotaxis.core.errors import UserError
 from durotaxis.records import RecordError, require_writable, write_json
 
 if TYPE_CHECKING:
-    from durotaxis.fusion import PTMRecord
+    from durotaxis.fusion import PTMCheck, PTMRecord
 
 USER_FAULT = 2
 INTERRUPTED = 130
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     except (UserError, RecordError) as error:
         if debug:
             raise
-        return _refuse(str(error), prefix="" if hasattr(error, "lines") else "durotaxis: ")
+        return _refuse_error(error)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())  # empty where help was shown instead
         return _refuse(f"{message} (see `durotaxis --help`)") if message else USER_FAULT
@@ -222,7 +222,9 @@ def distill(
 )
 def pretrain(
     overrides: Overrides = None,
-    model: Annotated[str, typer.Option(help="graph_cnn (reads pictures) or graph_gnn.")] = "graph_cnn",
+    model: Annotated[
+        str | None, typer.Option(help="graph_cnn (reads pictures; the default) or graph_gnn.")
+    ] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks, with commas; default all of the model.")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps.")] = None,
     scenes: Annotated[int | None, typer.Option(help="Scenes drawn to train on.")] = None,
@@ -240,9 +242,6 @@ def pretrain(
     from durotaxis.core.config import load_config
     from durotaxis.pretrain import TRAINING, PretrainConfig, make_trunk
 
-    if probe is not None:
-        _probe(probe)
-        return
     options = {
         "model": model,
         "tasks": None if tasks is None else [name.strip() for name in tasks.split(",")],
@@ -252,9 +251,15 @@ def pretrain(
         "seed": seed,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    if probe is not None:
+        others = [f"--{name}" for name in given] + ["--out"] * (out is not None) + (overrides or [])
+        if others:
+            raise UserError(f"--probe trains nothing and takes the file alone; leave out {' '.join(others)}")
+        _probe(probe)
+        return
     settings = [f"{name}={json.dumps(value)}" for name, value in given.items()]
     config = load_config(None, PretrainConfig, [*settings, *(overrides or [])])
-    path = out or Path(f"{model}.safetensors")
+    path = out or Path(f"{config.model}.safetensors")
     if path.suffix != ".safetensors":
         raise UserError(f"--out {path} must end in .safetensors")
     _require_writable_file(path)
@@ -469,18 +474,28 @@ def ptm_check(
     embedding_dim: Annotated[int, typer.Option(min=1, help="Width behind the projection.")] = 256,
     readout: Annotated[str, typer.Option(help="pooled or sampled; decides the projection.")] = "pooled",
 ) -> None:
-    """Build models and run them: size, speed, and whether their output varies with the input."""
+    """Build models and run them: size, speed, and whether their output varies with the input.
+
+    A model that is refused does not keep the others from being shown.
+    """
     from durotaxis.fusion import PTMConfig, check_ptm, list_ptms
     from durotaxis.fusion.config import validated
     from durotaxis.fusion.sources import at_hand, needs_weights
 
     given = {"weights": weights, "tap": tap, "upsample": upsample, "pooling": pooling}
     options = {key: value for key, value in given.items() if value is not None}
+    if options and not names:
+        raise UserError(f"--{' --'.join(options)} of which model? Name it: durotaxis ptm check NAME ...")
     listed = [record.model_type for record in list_ptms()]
-    found = [
-        check_ptm(validated(PTMConfig, model_type=name, **options), embedding_dim, readout)
-        for name in names or [t for t in listed if not needs_weights(t) or at_hand(t) is not None]
-    ]
+    found: list[PTMCheck] = []
+    errors: list[UserError] = []
+    for name in names or [t for t in listed if not needs_weights(t) or at_hand(t) is not None]:
+        try:
+            found.append(check_ptm(validated(PTMConfig, model_type=name, **options), embedding_dim, readout))
+        except UserError as error:
+            errors.append(error)
+    if errors and not found:
+        raise errors[0]
     rows = [
         (
             check.record.model_type,
@@ -498,7 +513,12 @@ def ptm_check(
     make_console().print(table("", columns, rows))
     useless = [f"{check.record.model_type}: {check.verdict}" for check in found if not check.varies]
     if useless:
-        raise UserError(f"{'; '.join(useless)}. Such a model tells the agent nothing; take another one")
+        advice = "Such a model tells the agent nothing; take another one"
+        errors.append(UserError(f"{'; '.join(useless)}. {advice}"))
+    for each in errors[:-1]:
+        _refuse_error(each)
+    if errors:
+        raise errors[-1]
 
 
 @app.command(epilog="Example:\n\ndurotaxis doctor")
@@ -544,6 +564,10 @@ def _require_writable_file(path: Path) -> None:
         what = "is a directory" if path.is_dir() else "lies in a directory that does not exist"
         raise UserError(f"cannot write {path}: it {what}; name another file")
     require_writable(path.absolute().parent)
+
+
+def _refuse_error(error: UserError | RecordError) -> int:
+    return _refuse(str(error), prefix="" if hasattr(error, "lines") else "durotaxis: ")
 
 
 def _refuse(message: str, prefix: str = "durotaxis: ") -> int:

@@ -253,6 +253,18 @@ def refused(place, message):
             r"wrong shape embeddings\.cls_token \[1, 1, 5\] instead of \[1, 1, 32\]",
         ),
         (lambda s: s.update({"layernorm.bias": torch.full((32,), torch.nan)}), r"not finite layernorm\.bias"),
+        (
+            lambda s: s.update({"layernorm.bias": torch.ones(32, dtype=torch.int8)}),
+            r"wrong type layernorm\.bias int8",
+        ),
+        (
+            lambda s: s.update({"layernorm.bias": torch.ones(32, dtype=torch.int64)}),
+            r"wrong type layernorm\.bias int64",
+        ),
+        (
+            lambda s: s.update({"embeddings.cls_token": torch.ones(1, 1, 32, dtype=torch.complex64)}),
+            r"wrong type embeddings\.cls_token complex64",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(saved, tmp_path, change, message, capfd):
@@ -397,6 +409,23 @@ def test_models_of_unknown_structure_have_one_tap(tmp_path):
             states = states[:, 2 if kind == "deit" else 1 :].mT.unflatten(2, (8, 8))
         torch.testing.assert_close(ptm.maps(image), states, atol=1e-5, rtol=1e-4)
         assert ptm.record.taps == {"last": states.shape[1]}
+
+
+def test_a_model_without_a_map_is_said_to_have_none(tmp_path, monkeypatch):
+    """PVT gives the tokens of its last stage, and its config no one size of patches."""
+    import transformers as hf
+
+    from durotaxis.fusion.backbones import hf as backbones
+
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1, 1, 2, 2]}
+    hf.PvtModel(hf.PvtConfig(image_size=64, **sizes)).save_pretrained(tmp_path)
+    hf.ViTImageProcessorPil().save_pretrained(tmp_path)
+    tried = []
+    real = backbones.try_image_backbone
+    monkeypatch.setattr(backbones, "try_image_backbone", lambda *a: tried.append(a[-1]) or real(*a))
+    with pytest.raises(UserError, match=r"its output cannot be laid out as a map \(it is made of tokens"):
+        load(tmp_path)
+    assert set(tried) <= {96, 64}
 
 
 def test_repositories_are_looked_for_and_refused_offline(monkeypatch, tmp_path):

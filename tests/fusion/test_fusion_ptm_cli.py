@@ -199,6 +199,22 @@ def test_check_names_models_that_say_nothing(call, tmp_path):
     assert "broken: NOT FINITE" in err
 
 
+def test_check_asks_for_a_model_where_options_are_given(call, monkeypatch):
+    monkeypatch.setattr("durotaxis.fusion.check_ptm", None)
+    code, out, err = call("check", "--tap", "layer1")
+    assert (code, out) == (2, "")
+    assert "--tap of which model? Name it" in err
+
+
+def test_check_shows_the_others_where_one_is_refused(call):
+    code, out, err = call("check", "graph_cnn", "gone_cnn", "graph_gnn", "hf:/no/where")
+    assert code == 2
+    assert row(out, "graph_cnn")[-1] == row(out, "graph_gnn")[-1] == "varies"
+    first, second = err.splitlines()
+    assert "unknown model_type 'gone_cnn'" in first
+    assert "/no/where" in second
+
+
 def test_check_runs_graph_models(call):
     register_ptm("sums", Sums, width=2, reads="graph", node_dim=4, edge_dim=3)
     code, out, _ = call("check", "sums")

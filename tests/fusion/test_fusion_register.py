@@ -219,6 +219,8 @@ def test_modules_that_would_spoil_training_are_refused(make, message):
         ({"input_size": 0}, "width and input_size must be at least 1"),
         ({"mean": (0.5,)}, "mean and std must be three numbers"),
         ({"std": (0.5, 0.5, 0.0)}, "std positive"),
+        ({"std": (float("nan"), 0.5, 0.5)}, "finite"),
+        ({"mean": (float("inf"), 0.5, 0.5)}, "finite"),
         ({"reads": "text"}, "must be 'image' or 'graph'"),
         ({"reads": "graph"}, "needs node_dim and edge_dim"),
         ({"make": None}, "needs a class or function"),

@@ -121,7 +121,19 @@ def test_statistics_of_the_saved_processor_are_used(saved18, tmp_path):
     processor.write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}))
     record = load(tmp_path).record
     assert (record.mean, record.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    for text in ('{"image_mean": [0.1, 0.2, 0.3]}', '{"image_mean": 0.5, "image_std": 0.5}', "[]", "{"):
+    half = '"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]'
+    for text in (
+        '{"image_mean": [0.1, 0.2, 0.3]}',
+        '{"image_mean": 0.5, "image_std": 0.5}',
+        '{"image_mean": [NaN, 0, 0], "image_std": [1, 1, 1]}',
+        '{"image_mean": [0, 0, 0], "image_std": [NaN, 1, 1]}',
+        '{"image_mean": [0, 0, 0], "image_std": [Infinity, 1, 1]}',
+        '{"image_mean": [true, 0, 0], "image_std": [1, 1, 1]}',
+        *(f'{{{half}, "rescale_factor": {factor}}}' for factor in ("null", "NaN", "Infinity", "true", '"1"')),
+        *(f'{{{half}, "{key}": true}}' for key in ("rescale_offset", "include_top")),
+        "[]",
+        "{",
+    ):
         processor.write_text(text)
         with pytest.raises(UserError, match="preprocessor_config"):
             load(tmp_path)
@@ -142,6 +154,14 @@ def refused(path, message, **options):
         (lambda s: s.update({"layer5.weight": torch.zeros(1)}), r"unexpected layer5\.weight"),
         (lambda s: s.update({"conv1.weight": torch.zeros(64, 1, 7, 7)}), r"conv1.*\[64, 1, 7, 7\] instead"),
         (lambda s: s.update({"layer3.0.bn1.weight": torch.full((256,), torch.nan)}), "not finite layer3"),
+        (
+            lambda s: s.update({"bn1.weight": torch.ones(64, dtype=torch.int8)}),
+            r"wrong type bn1\.weight int8 instead of float32",
+        ),
+        (
+            lambda s: s.update({"bn1.bias": torch.ones(64, dtype=torch.complex64)}),
+            r"wrong type bn1\.bias complex64",
+        ),
     ],
 )
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import networkx
 import numpy as np
 import pytest
+import torch
 
 from durotaxis.core.errors import UserError
 from durotaxis.pretrain.networks import Network, excerpt, read_network
@@ -24,6 +25,14 @@ def edges_of(network):
         ("a.tsv", "protein1\tprotein2\tscore\nx\ty\t1\ny\tz\t1\n"),
         ("a.txt", "# nodes and edges\n% more\n\nx y\n  y   z 4\n"),
         ("a.edgelist", "x y {'weight': 1, 'kind': 2}\ny z {}\n"),
+        ("a.tsv", "gene1\tgene2\nx\ty\ny\tz\n"),
+        ("a.csv", "Interactor_A,Interactor B\nx,y\ny,z\n"),
+        ("a.txt", "a b\nb c\n"),
+        ("a.csv", "U,V\nV,W\n"),
+        ("a.txt", "source b\nb c\n"),
+        ("a.csv", '"x, human", y\ny, "z ""2"""\n"x, human","x, human"\n'),
+        ("a.tsv", '"x\t1"\ty\ny\tz\n'),
+        ("a.txt", '"x 1"  y\ny z\n'),
         ("a.sif", "x pp y\ny pd z\n"),
     ],
 )
@@ -54,6 +63,29 @@ def test_graphml_with_and_without_places(tmp_path):
     expected = [[values["x"], values["y"]] for _, values in graph.nodes(data=True)]
     np.testing.assert_allclose(placed.places, expected)
     assert read_network(str(tmp_path / "bare.graphml"), tmp_path).places is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "left"])
+def test_places_that_are_no_finite_numbers_are_refused(tmp_path, value):
+    graph = networkx.path_graph(3)
+    networkx.set_node_attributes(graph, {0: value, 1: value, 2: value}, "x")
+    networkx.set_node_attributes(graph, 1.0, "y")
+    networkx.write_graphml(graph, tmp_path / "a.graphml")
+    with pytest.raises(UserError, match=r"a\.graphml: x and y of every node must be finite numbers"):
+        read_network(str(tmp_path / "a.graphml"), tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), True])
+def test_places_of_a_dataset_are_checked_too(tmp_path, monkeypatch, value):
+    from torch_geometric import datasets
+    from torch_geometric.data import Data
+
+    graph = Data(edge_index=torch.tensor([[0], [1]]), pos=torch.full((2, 2), value), num_nodes=2)
+    monkeypatch.setattr(
+        datasets, "KarateClub", type("KarateClub", (list,), {"__init__": lambda s: s.append(graph)})
+    )
+    with pytest.raises(UserError, match="pyg:KarateClub: pos of every node must be finite numbers"):
+        read_network("pyg:KarateClub", tmp_path)
 
 
 def test_a_dataset_of_torch_geometric_that_needs_no_download(tmp_path):
@@ -89,6 +121,9 @@ def test_a_dataset_that_cannot_be_fetched_says_where_to_put_it(tmp_path, monkeyp
     [
         ("a.csv", "x,y\nz\n", r"a\.csv:2: needs two node names, not 'z'"),
         ("a.txt", "x x\n", "holds no edge between two nodes"),
+        ("a.txt", "x, y\ny, z\n", r"a\.txt:1: 'x,' is no node name: .* ends in \.csv"),
+        ("a.txt", "x y\ny ;z\n", r"a\.txt:2: ';z' is no node name"),
+        ("a.csv", 'x,"y\n', r"a\.csv:1: quotes do not close"),
         ("a.sif", "x pp\n", r"a\.sif:1: needs `node type node`"),
         ("a.graphml", "<graphml><broken", "not readable as GraphML"),
         ("a.xlsx", "", "a network ends in .csv"),

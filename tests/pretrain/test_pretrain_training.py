@@ -209,6 +209,49 @@ def test_a_file_made_here_is_a_pre_trained_model(model, examples, tmp_path):
         describe_trunk(path)
 
 
+def test_the_file_is_named_by_the_model_however_it_is_given(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("durotaxis.pretrain.make_trunk", lambda config, path, *rest: made.append(str(path)))
+    for arguments in (["model=graph_gnn"], ["--model", "graph_gnn"], []):
+        assert cli.run(["pretrain", *arguments]) == 0
+    assert made == ["graph_gnn.safetensors", "graph_gnn.safetensors", "graph_cnn.safetensors"]
+
+
+@pytest.mark.parametrize(("rate", "what"), [(1e30, "loss|gradient"), (3.3e37, "weight")])
+def test_numbers_that_are_not_finite_stop_it_and_leave_earlier_files(rate, what, small, tmp_path):
+    out, records = tmp_path / "a.safetensors", tmp_path / "a.jsonl"
+    out.write_text("earlier")
+    records.write_text("earlier")
+    changes = {"learning_rate": rate, "weight_decay": 10.0, "steps": 1 if what == "weight" else 4}
+    # Beyond what a configuration allows, so that it goes wrong at once.
+    config = PretrainConfig(model="graph_gnn", **small).model_copy(update=changes)
+    with pytest.raises(
+        UserError, match=rf"a ({what}) is not finite at step .*; nothing is written; try a lower learning"
+    ):
+        make_trunk(config, out, lambda count: None, lambda losses: None)
+    assert (out.read_text(), records.read_text()) == ("earlier", "earlier")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "[]",
+        "{}",
+        "3",
+        "{",
+        '{"model": "foo", "command": "c"}',
+        '{"model": [], "command": "c"}',
+        '{"model": "graph_gnn"}',
+    ],
+)
+def test_files_of_others_are_no_trunks(about, tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"durotaxis": about})
+    with pytest.raises(UserError, match=r"a\.safetensors: is no file of `durotaxis pretrain`"):
+        load_trunk(tmp_path / "a.safetensors")
+
+
 def test_the_command_line_of_a_configuration_makes_it_again():
     config = PretrainConfig(
         model="graph_gnn", steps=7, data=("a b.csv", "pyg:X"), tasks=("links", "next"), batch_size=9
@@ -325,6 +368,10 @@ def test_the_command_trains_and_probes(small, tmp_path, monkeypatch, capsys):
         (["--out", "none/a.safetensors"], "does not exist"),
         (["--data", "gone.sif"], "gone.sif: does not exist"),
         (["--probe", "gone.safetensors"], "does not exist"),
+        (["--probe", "x.safetensors", "--model", "graph_gnn"], "the file alone; leave out --model"),
+        (["--probe", "x.safetensors", "--out", "y.safetensors", "steps=3"], "leave out --out steps=3"),
+        (["tasks=[]"], "tasks"),
+        (["learning_rate=.inf"], "learning_rate"),
     ],
 )
 def test_wrong_inputs_are_one_line_and_write_nothing(arguments, message, tmp_path, monkeypatch, capsys):

@@ -185,6 +185,39 @@ def test_an_interrupted_lesson_is_kept(teacher, monkeypatch, capsys):
     assert not Path("kept/distillation.json").exists()
 
 
+def test_interrupted_before_teaching_it_leaves_the_untaught_student(teacher, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "held_out", interrupted)
+    assert cli.run(["distill", str(teacher), *TEACHING, "run.directory=kept"]) == 130
+    assert "go on with PPO: durotaxis train --resume kept" in capsys.readouterr().out
+    fresh = study.prepare_distillation(teacher, None, ["run.directory=other"]).student.policy.state_dict()
+    kept = load("kept/checkpoints/last.pt").model
+    assert all(torch.equal(kept[name], value) for name, value in fresh.items())
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_not_taken_and_not_saved(teacher, monkeypatch, capsys, broken):
+    real = torch.nn.utils.clip_grad_norm_
+    saved = []
+    save = study.DistillJob._save
+    monkeypatch.setattr(study.DistillJob, "_save", lambda job: saved.append(1) or save(job))
+    if broken == "loss":
+        kl = teaching.action_kl
+        monkeypatch.setattr(
+            teaching, "action_kl", lambda *a: kl(*a) + (torch.nan if torch.is_grad_enabled() else 0)
+        )
+    else:
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a: real(*a) * torch.inf)
+    assert cli.run(["distill", str(teacher), *TEACHING, "run.directory=kept"]) == 2
+    assert f"the {broken} is not finite" in capsys.readouterr().err
+    assert saved == [1]
+    fresh = study.prepare_distillation(teacher, None, ["run.directory=other"]).student.policy.state_dict()
+    kept = load("kept/checkpoints/last.pt").model
+    assert all(torch.equal(kept[name], value) for name, value in fresh.items())
+
+
 def test_the_page_states_every_key_and_default():
     page = (Path(__file__).parents[2] / "docs" / "distillation.md").read_text("utf-8")
     stated = dict(re.findall(r"^\| `distill\.(\w+)` \| (\S+) \|", page, re.M))

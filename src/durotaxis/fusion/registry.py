@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,9 +178,10 @@ def register_ptm(
         raise UserError(
             f"register_ptm('{model_type}', ...): reads is '{reads}'; it must be 'image' or 'graph'"
         )
-    if reads == "image" and (len(mean) != 3 or len(std) != 3 or min(std) <= 0):
+    fits = len(mean) == len(std) == 3 and all(map(is_finite_number, [*mean, *std])) and min(std) > 0
+    if reads == "image" and not fits:
         raise UserError(
-            f"register_ptm('{model_type}', ...): mean and std must be three numbers, std positive"
+            f"register_ptm('{model_type}', ...): mean and std must be three numbers, finite, std positive"
         )
     if reads == "graph" and (node_dim is None or edge_dim is None):
         raise UserError(f"register_ptm('{model_type}', ...): a graph model needs node_dim and edge_dim")
@@ -201,6 +203,11 @@ def register_ptm(
     )
     build = partial(_build_module, make, None if weights is None else Path(weights))
     _add(PTMType(record, build, frozenset({"seed", "weights", "sha256"})))
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether it is an int or float (no bool) that is neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _add(entry: PTMType) -> None:

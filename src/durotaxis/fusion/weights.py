@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor, nn
 
 from durotaxis.core.errors import UserError
+from durotaxis.fusion.registry import is_finite_number
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -93,7 +94,7 @@ def read_resnet(path: Path) -> dict[str, Tensor]:
 def load_matching(
     module: nn.Module, state: dict[str, Tensor], whole: Mapping[str, Tensor], path: Path
 ) -> None:
-    """Copy `state` into `module`, after checking it against `whole`, key by key and shape by shape.
+    """Copy `state` into `module`, after checking it against `whole`: keys, shapes, types.
 
     Args:
         module: holds a part of the keys of `whole` (it stops at its tap).
@@ -107,6 +108,7 @@ def load_matching(
         listed("missing", sorted(needed - state.keys())),
         listed("unexpected", sorted(state.keys() - whole.keys())),
         listed("wrong shape", _misshapen(state, whole)),
+        listed("wrong type", _mistyped({key: state[key] for key in needed & state.keys()}, whole)),
         listed("not finite", not_finite({key: state[key] for key in needed & state.keys()})),
     ]
     refuse_misfit(path, problems)
@@ -119,8 +121,8 @@ def image_statistics(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] 
     """Mean and std, for images in [0, 1], of the image processor saved beside the weights, if there is one.
 
     A processor multiplies pixels in [0, 255] by its `rescale_factor`, then normalises; both are folded into
-    mean and std. Raises UserError unless they are three numbers each, with positive std, or where the
-    processor reorders the colours.
+    mean and std. Raises UserError unless they are three finite numbers each, with positive std, or where the
+    processor reorders the colours or normalises in a further way.
     """
     processor_path = path.with_name("preprocessor_config.json")
     processor = read_json(processor_path)
@@ -130,9 +132,13 @@ def image_statistics(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] 
         raise UserError(
             f"{processor_path}: do_flip_channel_order is not supported; colours are red, green, blue"
         )
-    scale = 255 * processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 255
-    if not isinstance(scale, int | float) or scale <= 0:
-        raise UserError(f"{processor_path}: rescale_factor must be a positive number")
+    for key in ("rescale_offset", "include_top"):
+        if processor.get(key):
+            raise UserError(f"{processor_path}: {key} is not supported: it normalises in a further way")
+    factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1
+    if not is_finite_number(factor) or factor <= 0:
+        raise UserError(f"{processor_path}: rescale_factor must be a positive, finite number")
+    scale = 255 * factor
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     if processor.get("do_normalize", True):
@@ -140,7 +146,7 @@ def image_statistics(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] 
         mean, std = (numbers or () for numbers in stated)
     if not mean or not std or min(std) <= 0:
         raise UserError(
-            f"{processor_path}: image_mean and image_std must be three numbers each, std positive"
+            f"{processor_path}: image_mean and image_std must be three numbers each, finite, std positive"
         )
     return tuple(value / scale for value in mean), tuple(value / scale for value in std)
 
@@ -174,7 +180,7 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
 def _three_numbers(values: object) -> tuple[float, ...] | None:
     if not isinstance(values, list) or len(values) != 3:
         return None
-    return tuple(map(float, values)) if all(isinstance(value, int | float) for value in values) else None
+    return tuple(map(float, values)) if all(map(is_finite_number, values)) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -188,6 +194,32 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold a JSON object")
     return content
+
+
+def foreign_types(state: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that are no weights of a plain model, in order: complex, bool, quantised.
+
+    For files whose model is not known yet. Buffers of counts and indices are int64, so these pass unless they
+    are called weight or bias.
+    """
+    return [
+        f"{key} {_type_name(value)}"
+        for key, value in sorted(state.items())
+        if not value.is_floating_point()
+        and (value.dtype != torch.int64 or key.rpartition(".")[2] in ("weight", "bias"))
+    ]
+
+
+def _mistyped(state: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{key} {_type_name(value)} instead of {_type_name(whole[key])}"
+        for key, value in sorted(state.items())
+        if whole[key].is_floating_point() and not value.is_floating_point()
+    ]
+
+
+def _type_name(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _misshapen(state: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> list[str]:

@@ -125,7 +125,8 @@ def distill(
         seed: of episodes, actions and minibatches.
 
     Raises:
-        UserError: the world has another number of colonies, or the loss is not finite.
+        UserError: the world has another number of colonies, or a loss or gradient is not finite (the student
+            is then as before that step).
     """
     if world.num_colonies != config.num_colonies:
         raise UserError(
@@ -216,6 +217,10 @@ def _learn(
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(learned, config.max_grad_norm)
+            if not bool(norm.isfinite()):
+                raise UserError(
+                    f"the gradient is not finite (loss {loss.item():g}); try a lower distill.learning_rate"
+                )
             optimizer.step()
             count += 1
             nodes = part.observation.node_mask.sum(1).float().mean().clamp_min(1e-6)

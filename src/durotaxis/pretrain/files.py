@@ -13,6 +13,7 @@ from torch import nn
 from durotaxis.core.errors import UserError
 from durotaxis.fusion import PTM, PTMConfig, build_ptm
 from durotaxis.pretrain.config import PretrainConfig
+from durotaxis.pretrain.tasks import TASKS_OF
 from durotaxis.records import write_atomic
 
 _KEY = "durotaxis"
@@ -51,10 +52,18 @@ def describe_trunk(path: Path) -> Mapping[str, object]:
         raise UserError(f"{path}: does not exist; make it with `durotaxis pretrain --out {path}`")
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[_KEY])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: is no file of `durotaxis pretrain` ({error})") from error
-    return dict(about)
+    if (
+        not isinstance(about, dict)
+        or about.get("model") not in tuple(TASKS_OF)
+        or not isinstance(about.get("command"), str)
+    ):
+        raise UserError(
+            f"{path}: is no file of `durotaxis pretrain`: its metadata name no such model or no command"
+        )
+    return about
 
 
 def load_trunk(path: Path) -> PTM:

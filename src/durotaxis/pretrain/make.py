@@ -12,7 +12,7 @@ from durotaxis.pretrain.config import PretrainConfig
 from durotaxis.pretrain.data import training_examples
 from durotaxis.pretrain.files import save_trunk
 from durotaxis.pretrain.train import Report, prepare, train
-from durotaxis.records import Appender, write_atomic
+from durotaxis.records import encode_row, write_atomic
 
 _OPTIONS = ("steps", "scenes", "seed")
 """Keys that are options of the command; the others are written `key=value`."""
@@ -26,23 +26,22 @@ def make_trunk(config: PretrainConfig, out: Path, advance: Callable[[int], None]
         report: given the losses of every step.
 
     Raises:
-        UserError: a task or a network that cannot be; nothing is written then.
+        UserError: a task or a network that cannot be, a number that is not finite; nothing is written then.
         RecordError: files cannot be written.
     """
     prepare(config)
     examples = training_examples(config, advance)
     records = out.with_suffix(".jsonl")
-    write_atomic(records, "")
-    with Appender(records) as appender:
+    rows: list[str] = []  # written at the end, so that files of an earlier training outlive a failed one
 
-        def keep(losses: dict[str, float]) -> None:
-            appender.append(
-                {"step": int(losses["step"]), "loss": {k: v for k, v in losses.items() if k != "step"}}
-            )
-            report(losses)
+    def keep(losses: dict[str, float]) -> None:
+        row = {"step": int(losses["step"]), "loss": {k: v for k, v in losses.items() if k != "step"}}
+        rows.append(encode_row(row, str(records)))
+        report(losses)
 
-        trained = train(config, examples, keep)
+    trained = train(config, examples, keep)
     save_trunk(out, trained.ptm.backbone, config, command_of(config))
+    write_atomic(records, "".join(rows))
 
 
 def command_of(config: PretrainConfig) -> str:

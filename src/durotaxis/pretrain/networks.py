@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +19,19 @@ from durotaxis.core.spelling import did_you_mean
 PYG = "pyg:"
 """Beginning of the name of a dataset of torch_geometric: `pyg:KarateClub`, `pyg:TUDataset/MUTAG`."""
 SUFFIXES = (".csv", ".tsv", ".txt", ".edges", ".edgelist", ".graphml", ".sif")
-_HEADERS = {"source", "from", "node1", "node_1", "protein1", "id1", "a", "u", "src"}
+_HEADERS = {
+    ("source", "target"),
+    ("src", "dst"),
+    ("from", "to"),
+    ("fromnode", "tonode"),
+    ("fromnodeid", "tonodeid"),
+    *(
+        (f"{word}{one}", f"{word}{two}")
+        for word in ("node", "id", "protein", "gene", "interactor")
+        for one, two in ("12", "ab")
+    ),
+}
+"""First two cells of a header, in small letters, without blanks, `_` and `-`. One alone may be a node."""
 _COMMENT = re.compile(r"^\s*([#%].*)?$")
 
 
@@ -139,15 +153,30 @@ def _read_lines(path: Path) -> list[str]:
 
 def _listed_pairs(path: Path, lines: list[str]) -> Iterator[tuple[str, str]]:
     """The first two columns; commas in `.csv`, else tabs or blanks; a header and comments are left out."""
+    is_csv = path.suffix.lower() == ".csv"
     rows = [(number, line) for number, line in enumerate(lines, 1) if not _COMMENT.match(line)]
     for count, (number, line) in enumerate(rows):
-        separator = "," if path.suffix.lower() == ".csv" else "\t" if "\t" in line else None
-        cells = [cell.strip().strip('"') for cell in line.split(separator)]
-        if len(cells) < 2 or not cells[0] or not cells[1]:
+        separator = "," if is_csv else "\t" if "\t" in line else " "
+        try:
+            (cells,) = csv.reader([line.strip(" ")], delimiter=separator, skipinitialspace=True, strict=True)
+        except csv.Error as error:
+            raise UserError(f"{path}:{number}: quotes do not close a cell ({error})") from error
+        first, second = ([cell.strip() for cell in cells] + ["", ""])[:2]
+        if not first or not second:
             raise UserError(f"{path}:{number}: needs two node names, not '{line.strip()[:60]}'")
-        if count == 0 and cells[0].lower() in _HEADERS:
+        for cell in (first, second):
+            if not is_csv and (cell[0] in ",;" or cell[-1] in ",;"):
+                raise UserError(
+                    f"{path}:{number}: '{cell[:60]}' is no node name: tabs or blanks separate columns "
+                    "here; use either alone, or separate by commas in a file that ends in .csv"
+                )
+        if count == 0 and (_header_word(first), _header_word(second)) in _HEADERS:
             continue
-        yield cells[0], cells[1]
+        yield first, second
+
+
+def _header_word(cell: str) -> str:
+    return re.sub(r"[\s_-]", "", cell).lower()
 
 
 def _sif_pairs(path: Path, lines: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -184,16 +213,26 @@ def _read_graphml(path: Path) -> Network:
         raise UserError(f"{path}: not readable as GraphML ({_one_line(error)})") from error
     index = {node: row for row, node in enumerate(graph)}
     edges = np.array([(index[a], index[b]) for a, b in graph.edges()], dtype=np.int64).reshape(-1, 2)
-    places = _places(values for _, values in graph.nodes(data=True))
+    places = _places(str(path), (values for _, values in graph.nodes(data=True)))
     return Network(str(path), len(index), edges, places)
 
 
-def _places(attributes: Iterable[dict[str, Any]]) -> np.ndarray | None:
+def _places(name: str, attributes: Iterable[dict[str, Any]]) -> np.ndarray | None:
     """Numbers x and y of every node; None unless all have them."""
     pairs = [(values.get("x"), values.get("y")) for values in attributes]
-    if not all(isinstance(value, int | float) for pair in pairs for value in pair):
+    if any(value is None for pair in pairs for value in pair):
         return None
+    if not all(_is_finite(value) for pair in pairs for value in pair):
+        raise _wrong_places(name, "x and y")
     return np.array(pairs, dtype=np.float64)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong_places(name: str, what: str) -> UserError:
+    return UserError(f"{name}: {what} of every node must be finite numbers; mend them or leave them out")
 
 
 def _read_dataset(data: str, root: Path) -> Network:
@@ -244,6 +283,10 @@ def _side_by_side(name: str, graphs: list[Any]) -> Network:
         if getattr(graph, "pos", None) is not None and graph.pos.shape[1] >= 2:
             places.append(graph.pos[:, :2].numpy())
         offset += graph.num_nodes
-    located = np.concatenate(places).astype(np.float64) if len(places) == len(graphs) > 0 else None
+    located = np.concatenate(places) if len(places) == len(graphs) > 0 else None
+    if located is not None:
+        if located.dtype.kind not in "iuf" or not np.isfinite(located).all():
+            raise _wrong_places(name, "pos")
+        located = located.astype(np.float64)
     joined = np.concatenate(edges) if edges else np.zeros((0, 2), dtype=np.int64)
     return Network(name, offset, joined, located)

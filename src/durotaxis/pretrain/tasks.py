@@ -64,7 +64,7 @@ def look(ptm: PTM, examples: Examples) -> Seen:
 
 @dataclass(frozen=True)
 class Views:
-    """One batch, looked at twice: half of its scenes as they are, the others with parts hidden."""
+    """One batch, looked at twice: two thirds of its scenes as they are, the others with parts hidden."""
 
     plain: Examples
     seen: Seen

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, hash_keys
 from durotaxis.fusion import PTM, PTMConfig, build_ptm
 from durotaxis.pretrain.config import PretrainConfig
@@ -33,7 +34,7 @@ class Trained:
 
 def task_names(config: PretrainConfig) -> tuple[str, ...]:
     """The tasks of a configuration."""
-    return config.tasks or TASKS_OF[config.model]
+    return TASKS_OF[config.model] if config.tasks is None else config.tasks
 
 
 def untrained(model: str, seed: int) -> PTM:
@@ -53,7 +54,11 @@ def prepare(config: PretrainConfig) -> Trained:
 
 
 def train(config: PretrainConfig, examples: Examples, report: Report) -> Trained:
-    """Train on these scenes. On one machine and number of threads the result is the same to the bit."""
+    """Train on these scenes. On one machine and number of threads the result is the same to the bit.
+
+    Raises:
+        UserError: a loss, gradient or weight is not finite.
+    """
     model = prepare(config)
     generator = torch.Generator().manual_seed(int(hash_keys(config.seed, Purpose.MINIBATCH)))
     weights = [*model.ptm.backbone.parameters(), *model.tasks.parameters()]
@@ -63,12 +68,23 @@ def train(config: PretrainConfig, examples: Examples, report: Report) -> Trained
         views = draw_views(model.ptm, examples, config.batch_size, generator)
         losses = {name: _task(task).loss(views, generator) for name, task in model.tasks.items()}
         optimiser.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        nn.utils.clip_grad_norm_(weights, _CLIP)
+        total = torch.stack(list(losses.values())).sum()
+        _require_finite(total, "loss", step + 1)
+        total.backward()
+        _require_finite(nn.utils.clip_grad_norm_(weights, _CLIP), "gradient", step + 1)
         optimiser.step()
         schedule.step()
         report({"step": step + 1, **{name: float(loss.detach()) for name, loss in losses.items()}})
+    for weight in weights:
+        _require_finite(weight, "weight", config.steps)
     return model
+
+
+def _require_finite(value: torch.Tensor, what: str, step: int) -> None:
+    if not bool(value.isfinite().all()):
+        raise UserError(
+            f"a {what} is not finite at step {step}; nothing is written; try a lower learning_rate"
+        )
 
 
 def draw_views(ptm: PTM, examples: Examples, batch_size: int, generator: torch.Generator) -> Views:

@@ -59,11 +59,14 @@ class DistillJob:
     def run(self, num_episodes: int, advance: Advance = lambda step, text: None) -> dict[str, Any]:
         """Teach, save, measure and evaluate; returns what `distillation.json` holds.
 
-        Ctrl-C while teaching leaves a checkpoint of the student as it is then, and is raised again.
+        The directory holds a checkpoint from the beginning: of the untaught student, until it is taught.
+        Ctrl-C while teaching leaves one of the student as it is then, and is raised again. Where teaching
+        fails the untaught student stays.
 
         Args:
             num_episodes: held-out episodes that both play afterwards.
         """
+        self._save()
         job, seed = self.student, self.student.config.run.seed
         env, device, student = job.config.env, job.device, job.policy
         world = DurotaxisEnv(env, self.config.num_colonies, device, validate=False)
@@ -86,9 +89,12 @@ class DistillJob:
                     advance(
                         row["step"], f"KL per node {row['kl_per_node']:.3f}  value {row['value_loss']:.3f}"
                     )
-        finally:
+        except KeyboardInterrupt:
             student.eval()
             self._save()
+            raise
+        student.eval()
+        self._save()
         require_frozen(frozen, student.frozen_hashes())
         result = {
             "teacher": str(self.teacher.checkpoint_path),

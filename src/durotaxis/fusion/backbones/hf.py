@@ -27,6 +27,7 @@ from durotaxis.fusion.config import PTMConfig
 from durotaxis.fusion.registry import IMAGENET_SIDE, PTMRecord
 from durotaxis.fusion.sources import checked_sha256, find_directory
 from durotaxis.fusion.weights import (
+    foreign_types,
     image_statistics,
     licence_of,
     listed,
@@ -65,6 +66,10 @@ FAMILIES = {
 }
 
 
+class NoMapError(UserError):
+    """A model ran, but what it gave cannot be laid out as a map."""
+
+
 class HFBackbone(Backbone):
     """An image model of transformers.
 
@@ -87,19 +92,26 @@ class HFBackbone(Backbone):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map at the tap, [B, F, h, w]."""
-        return self._map(self.model(image, **self.options).last_hidden_state, image)
+        output = self.model(image, **self.options)
+        return self._map(getattr(output, "last_hidden_state", None), image)
 
     def with_token(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Map [B, F, h, w], and the model's own pooled output [B, F]."""
         output = self.model(image, **self.options)
         return self._map(output.last_hidden_state, image), output.pooler_output.flatten(1)
 
-    def _map(self, states: Tensor, image: Tensor) -> Tensor:
+    def _map(self, states: Tensor | None, image: Tensor) -> Tensor:
+        if states is None:
+            raise NoMapError("it has no last_hidden_state")
         if states.dim() == 4:
             return states
+        if states.dim() != 3:
+            raise NoMapError(f"it is {list(states.shape)}, neither a map nor tokens")
         if self.patch is None:
-            raise ValueError("it gives tokens, but its config has no patch_size to lay them out by")
+            raise NoMapError("it is made of tokens, but its config has no patch_size to lay them out by")
         rows, columns = (side // self.patch for side in image.shape[-2:])
+        if states.shape[1] < rows * columns:
+            raise NoMapError(f"it has {states.shape[1]} tokens for {rows}x{columns} patches")
         return states[:, -rows * columns :].mT.unflatten(2, (rows, columns))
 
 
@@ -232,7 +244,8 @@ def _load(settings: Any, state: dict[str, Tensor], path: Path) -> tuple[nn.Modul
         raise UserError(
             f"{path.parent}: '{settings.model_type}' is no image model; name one that reads images"
         )
-    refuse_misfit(path, [listed("not finite", not_finite(state))])
+    problems = [listed("wrong type", foreign_types(state)), listed("not finite", not_finite(state))]
+    refuse_misfit(path, problems)
     try:
         with _quiet():
             # Eager attention: its results and gradients are the same on every run, on every device.
@@ -293,12 +306,20 @@ def _sides(settings: Any, side: int, asked: int | None) -> tuple[int, ...]:
 
 
 def _try(backbone: HFBackbone, name: str, width: int | None, sides: tuple[int, ...]) -> tuple[int, int]:
-    """The first side that works, and the width of the map. The error names other sides that work."""
+    """The first side that works, and the width of the map. The error names other sides that work.
+
+    No other sides are tried where the model takes the images but gives no map: the size is not at fault.
+    """
     for side in sides:
         try:
             return side, try_image_backbone(backbone, name, width, side)
         except UserError as error:
             refusal = error
+    if isinstance(refusal, NoMapError):
+        raise UserError(
+            f"{name}: its output cannot be laid out as a map ({refusal}); take a model that gives one, or "
+            "one token per patch"
+        ) from refusal
     working = [str(other) for other in _OTHER_SIDES if _works(backbone, name, width, other)]
     advice = f"; set upsample to one of {', '.join(working)}" if working else ""
     raise UserError(f"{refusal}{advice}") from refusal

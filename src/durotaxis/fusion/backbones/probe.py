@@ -24,12 +24,15 @@ def try_image_backbone(backbone: Backbone, name: str, width: int | None, side: i
         side: of the images, in pixels.
 
     Raises UserError if it cannot take such images, gives no map [B, F, h, w] of finite numbers, answers
-    differently when asked again, or lets an image's map depend on the other images of its batch.
+    differently when asked again, or lets an image's map depend on the other images of its batch. What the
+    backbone itself refuses (UserError) is passed on.
     """
     images = torch.randn((2, 3, side, side), generator=torch.Generator().manual_seed(0))
     try:
         maps = backbone(images)
         again, alone = backbone(images), backbone(images[:1])
+    except UserError:
+        raise
     except _FAILURES as error:
         raise UserError(
             f"{name}: cannot take images of {side}x{side} pixels ({first_line(error)})"

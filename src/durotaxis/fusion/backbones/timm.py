@@ -14,7 +14,7 @@ from durotaxis.fusion.backbones.probe import first_line, try_image_backbone
 from durotaxis.fusion.config import PTMConfig
 from durotaxis.fusion.registry import IMAGENET_SIDE, PTMRecord
 from durotaxis.fusion.sources import find_weights
-from durotaxis.fusion.weights import listed, not_finite, read_state, refuse_misfit
+from durotaxis.fusion.weights import foreign_types, listed, not_finite, read_state, refuse_misfit
 
 
 class TimmBackbone(Backbone):
@@ -40,7 +40,9 @@ def build_timm(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecor
     timm, described = describe(name)
     file = find_weights(name, described.hf_hub_id, config.weights, config.sha256)
     state = read_state(file.path)
-    refuse_misfit(file.path, [listed("not finite", not_finite(state))])
+    refuse_misfit(
+        file.path, [listed("wrong type", foreign_types(state)), listed("not finite", not_finite(state))]
+    )
     try:
         # With features_only timm ignores missing keys, so the whole model is loaded first, to the last key.
         whole = timm.create_model(
