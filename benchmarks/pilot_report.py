@@ -165,17 +165,17 @@ def differences(groups: Groups, total: int) -> list[str]:
 
 
 def intervention_table(results: Results) -> list[str]:
-    """Success under every intervention."""
+    """Success under every intervention, one number per agent."""
     lines = [
-        "| scenario | arm | picture | " + " | ".join(LABELS[what] for what in INTERVENTIONS) + " |",
-        "|---|---|---|" + "---|" * len(INTERVENTIONS),
+        "| scenario | arm | " + " | ".join(LABELS[what] for what in INTERVENTIONS) + " |",
+        "|---|---|" + "---|" * len(INTERVENTIONS),
     ]
     for key, rows in results.items():
         cells = [
-            show(mean_interval([rows[s][what]["success"] for s in sorted(rows) if what in rows[s]]))
+            ", ".join(f"{row[what]['success']:.2f}" for row in rows.values() if what in row) or "-"
             for what in INTERVENTIONS
         ]
-        lines.append(f"| {key[0]} | {LABELS[key[1]]} | {key[2]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {key[0]} | {LABELS[key[1]]} | {' | '.join(cells)} |")
     return lines
 
 
@@ -254,7 +254,7 @@ def draw_interventions(results: Results, path: Path) -> None:
             ax.set_xticks(
                 range(len(INTERVENTIONS)), [LABELS[w].replace(" ", "\n") for w in INTERVENTIONS], fontsize=7
             )
-            ax.set_title(f"{key[0]}: {LABELS[key[1]]}", fontsize=8.5)
+            ax.set_title(f"{key[0]}: {key[1]}")
             ax.set_ylim(-0.03, 1.03)
         axes[0].set_ylabel("success rate, one line per seed")
         write_atomic(path, lambda file: figure.savefig(file, format="png", metadata={"Software": None}))

@@ -207,6 +207,8 @@ def test_a_model_added_by_hand_learns_from_the_next_iteration(tmp_path):
 
 
 def test_a_cache_over_its_budget_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match=r"cache_budget_mb is 0, but .* 16 observations keeps 1 MB .*\(one"):
+    with pytest.raises(
+        UserError, match=r"cache_budget_mb is 0.1, but .* 16 observations keeps 1.18 MB .*\(one"
+    ):
         job(tmp_path / "run", "actor_critic.cache_budget_mb=0.1")
     assert not (tmp_path / "run").exists()

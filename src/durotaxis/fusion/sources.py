@@ -235,8 +235,8 @@ def _fetch(model_type: str, hub: str | None) -> Path:
     """Download from the hub, or say within two seconds why not."""
     if hub is None:
         raise MissingWeightsError(
-            f"{model_type}: its weights do not come with the package; make them with `durotaxis pretrain` "
-            "(docs/pretraining.md) and name the file in `weights`"
+            f"{model_type}: there is no {_DATA / model_type}.safetensors in the package; make the weights "
+            "with `durotaxis pretrain` (docs/pretraining.md) and name the file in `weights`"
         )
     path, reason = _download(hub)
     if path is not None:
