@@ -4,8 +4,8 @@
     python benchmarks/rules.py --steps 4096 --rules wsa mean
 
 Trains the agent of configs/quick.yaml, with settings for short runs, once per rule and seed, and prints
-success and front progress of the first and the last tenth of the training episodes. Finished trainings are
-not repeated, interrupted ones go on. One or two seeds prove that a rule trains; they do not rank rules.
+return, length, success and front progress of the first and the last tenth of the training episodes. Finished
+trainings are not repeated, interrupted ones go on. One or two seeds show that a rule trains; they rank none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from durotaxis.analysis.load import column
 from durotaxis.fusion import RULES
 from durotaxis.study.evaluation import open_run
 
-LINE = "{:<18} {:>5} {:>22} {:>26} {:>16} {:>12}"
+LINE = "{:<16} {:>4} {:>14} {:>12} {:>12} {:>14} {:>9} {:>8}"
 
 
 def overrides(rule: str, seed: int, steps: int) -> list[str]:
@@ -42,7 +42,8 @@ def summary(run: Path, rule: str, seed: int) -> dict[str, float | int | str]:
     tenth = max(1, len(records.episodes) // 10)
     policy = open_run(run).policy
     row: dict[str, float | int | str] = {"rule": rule, "seed": seed, "episodes": len(records.episodes)}
-    for what, key in (("success", "success"), ("front", "final/front_progress")):
+    columns = {"return": "return", "length": "length", "success": "success", "front": "final/front_progress"}
+    for what, key in columns.items():
         values = column(records.episodes, key)
         row[f"{what}_first"] = float(values[:tenth].mean())
         row[f"{what}_last"] = float(values[-tenth:].mean())
@@ -70,15 +71,16 @@ def main() -> None:
     }
     with ThreadPoolExecutor(options.workers) as pool:
         list(pool.map(lambda job: train_run(job[0], overrides(*job[1], options.steps)), jobs.items()))
-    print(
-        LINE.format("rule", "seed", "success first, last", "front progress first, last", "trained", "steps/s")
-    )
+    heads = ("rule", "seed", "return", "length", "success", "front progress", "trained", "steps/s")
+    print(LINE.format(*heads))
     rows = [summary(run, *job) for run, job in jobs.items() if (run / "DONE").exists()]
     for row in rows:
         print(
             LINE.format(
                 row["rule"],
                 row["seed"],
+                f"{row['return_first']:.2f}, {row['return_last']:.2f}",
+                f"{row['length_first']:.0f}, {row['length_last']:.0f}",
                 f"{row['success_first']:.2f}, {row['success_last']:.2f}",
                 f"{row['front_first']:.2f}, {row['front_last']:.2f}",
                 f"{row['trained_parameters']:,}",
