@@ -30,7 +30,6 @@ SHORTER = {
         *("--steps", "64", "--seeds", "2"),
         *("distill.num_colonies=8", "distill.rollout_steps=8", "distill.num_epochs=1"),
     ],
-    "pretrain": ["--steps", "1", "--scenes", "56", "batch_size=4"],
 }
 SHELL_ONLY = ("make", "git", "cd", "pip")
 
