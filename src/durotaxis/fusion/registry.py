@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -281,16 +282,14 @@ def _build_module(
     return build_module(make, weights, config, record)
 
 
-def _build_hf(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
-    from durotaxis.fusion.backbones.hf import build_hf
+def _built_by(module: str, name: str) -> Builder:
+    """The builder `name` of `fusion.backbones.<module>`, imported, with torch, when it is first called."""
 
-    return build_hf(config, record)
+    def build(config: PTMConfig, record: PTMRecord) -> tuple[Backbone | GraphBackbone, PTMRecord]:
+        builder: Builder = getattr(importlib.import_module(f"durotaxis.fusion.backbones.{module}"), name)
+        return builder(config, record)
 
-
-def _build_timm(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
-    from durotaxis.fusion.backbones.timm import build_timm
-
-    return build_timm(config, record)
+    return build
 
 
 @dataclass(frozen=True)
@@ -303,45 +302,9 @@ class Family:
 
 
 _FAMILIES = {
-    "hf": Family("hf:<repository or directory>", _build_hf, frozenset({"sha256"})),
-    "timm": Family("timm:<name>", _build_timm, frozenset({"sha256", "weights"})),
+    "hf": Family("hf:<repository or directory>", _built_by("hf", "build_hf"), frozenset({"sha256"})),
+    "timm": Family("timm:<name>", _built_by("timm", "build_timm"), frozenset({"sha256", "weights"})),
 }
-
-
-def _build_imagenet(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
-    from durotaxis.fusion.backbones.resnet import build_pretrained_resnet
-
-    return build_pretrained_resnet(config, record)
-
-
-def _build_random(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
-    from durotaxis.fusion.backbones.resnet import build_random_resnet
-
-    return build_random_resnet(config, record)
-
-
-def _build_graph_cnn(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
-    from durotaxis.fusion.backbones.graph_cnn import build_graph_cnn
-
-    return build_graph_cnn(config, record)
-
-
-def _build_graph_gnn(config: PTMConfig, record: PTMRecord) -> tuple[GraphBackbone, PTMRecord]:
-    from durotaxis.fusion.backbones.graph_gnn import build_graph_gnn
-
-    return build_graph_gnn(config, record)
-
-
-def _build_graph_cnn_connectivity(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
-    from durotaxis.fusion.backbones.graph_cnn import build_pretrained_graph_cnn
-
-    return build_pretrained_graph_cnn(config, record)
-
-
-def _build_graph_gnn_connectivity(config: PTMConfig, record: PTMRecord) -> tuple[GraphBackbone, PTMRecord]:
-    from durotaxis.fusion.backbones.graph_gnn import build_pretrained_graph_gnn
-
-    return build_pretrained_graph_gnn(config, record)
 
 
 def _register_builtin() -> None:
@@ -370,8 +333,15 @@ def _register_builtin() -> None:
             mean=HALF,
             std=HALF,
         )
-        register_ptm(PTMType(imagenet, _build_imagenet, frozenset({"weights", "sha256"}), hub))
-        register_ptm(PTMType(random, _build_random, frozenset({"seed"})))
+        register_ptm(
+            PTMType(
+                imagenet,
+                _built_by("resnet", "build_pretrained_resnet"),
+                frozenset({"weights", "sha256"}),
+                hub,
+            )
+        )
+        register_ptm(PTMType(random, _built_by("resnet", "build_random_resnet"), frozenset({"seed"})))
     graph_cnn = dataclasses.replace(
         random,
         name="graph_cnn",
@@ -379,7 +349,7 @@ def _register_builtin() -> None:
         tap="block3",
         taps={"block1": 64, "block2": 128, "block3": 256},
     )
-    register_ptm(PTMType(graph_cnn, _build_graph_cnn, frozenset({"seed"})))
+    register_ptm(PTMType(graph_cnn, _built_by("graph_cnn", "build_graph_cnn"), frozenset({"seed"})))
     graph_gnn = dataclasses.replace(
         graph_cnn,
         name="graph_gnn",
@@ -392,16 +362,16 @@ def _register_builtin() -> None:
         node_dim=13,
         edge_dim=3,
     )
-    register_ptm(PTMType(graph_gnn, _build_graph_gnn, frozenset({"seed"})))
+    register_ptm(PTMType(graph_gnn, _built_by("graph_gnn", "build_graph_gnn"), frozenset({"seed"})))
     for plain, build in (
-        (graph_cnn, _build_graph_cnn_connectivity),
-        (graph_gnn, _build_graph_gnn_connectivity),
+        (graph_cnn, _built_by("graph_cnn", "build_pretrained_graph_cnn")),
+        (graph_gnn, _built_by("graph_gnn", "build_pretrained_graph_gnn")),
     ):
         name = f"{plain.name}_connectivity"
-        pretrained = dataclasses.replace(
+        made_here = dataclasses.replace(
             plain, name=name, model_type=name, source="made by `durotaxis pretrain`"
         )
-        register_ptm(PTMType(pretrained, build, frozenset({"weights", "sha256"}), is_packaged=True))
+        register_ptm(PTMType(made_here, build, frozenset({"weights", "sha256"}), is_packaged=True))
 
 
 _register_builtin()

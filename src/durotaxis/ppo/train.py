@@ -86,10 +86,7 @@ def train(
             last = state.iteration + 1 == num_iterations
             if trainable_parameters(policy) != trainable:
                 trainable = trainable_parameters(policy)
-                add_parameters(optimizer, policy, ppo)  # the moments of all others stay
-                policy.require_ready()
-                before_change, frozen = frozen, policy.frozen_hashes()
-                require_frozen(before_change, frozen)
+                frozen = _follow_freezing(policy, optimizer, ppo, frozen)
                 frozen_hash = policy.frozen_hash()
                 state = _keep_anew(policy, world, state, seed)
             before, state = (
@@ -116,6 +113,21 @@ def train(
         sink.close()
     run.mark_done(kept.counters)
     return state
+
+
+def _follow_freezing(
+    policy: Policy, optimizer: Any, ppo: PPOConfig, frozen: dict[str, str]
+) -> dict[str, str]:
+    """Take up parameters whose `requires_grad` was set by hand since the last update.
+
+    The optimiser gets a group for what began to learn, the moments of all others stay. Returns the hashes of
+    what is frozen now; parts that were frozen before (`frozen`) must not have changed.
+    """
+    add_parameters(optimizer, policy, ppo)
+    policy.require_ready()
+    now = policy.frozen_hashes()
+    require_frozen(frozen, now)
+    return now
 
 
 def _keep_anew(policy: Policy, world: World, state: TrainState, seed: int) -> TrainState:
