@@ -220,29 +220,48 @@ def arms_table(options: argparse.Namespace, observation: Observation) -> list[di
     return rows
 
 
-def models_table() -> list[dict[str, Any]]:
-    """Every model at hand by itself."""
-    line = "{:<26} {:>12} {:>10} {:>7}"
-    print(line.format("model", "parameters", "per image", "width"))
+def models_table(options: argparse.Namespace, observation: Observation) -> list[dict[str, Any]]:
+    """Every model at hand by itself, as the backbone of the plain actor: frozen and cached, and trained."""
+    line = "{:<24} {:>6} {:>12} {:>8} {:>11} {:>10} {:>10} {:>14} {:>14}"
+    heads = ("model", "width", "parameters", "weights", "per input", "rollout", "kept")
+    print(line.format(*heads, "update frozen", "update trained"))
     rows = []
     for record in list_ptms():
-        if needs_weights(record.model_type) and at_hand(record.model_type) is None:
+        name = record.model_type
+        if needs_weights(name) and at_hand(name) is None:
             continue
-        found = check_ptm(PTMConfig(model_type=record.model_type))
-        rows.append(
-            {
-                "model": record.model_type,
-                "parameters": found.num_parameters,
-                "ms_per_image": found.milliseconds,
-                "width": found.record.width,
-            }
-        )
+        found = check_ptm(PTMConfig(model_type=name))
+        costs = []
+        for freeze in (True, False):
+            backbone = f"actor_critic.backbone={{model_type: {name}, freeze: {str(freeze).lower()}}}"
+            arm = make_arm(name, options.config, ["actor_critic.use_wsa=false", backbone], cached=freeze)
+            cost(arm, observation)
+            times = [cost(arm, observation) for _ in range(options.repeats)]
+            medians = [1e3 * statistics.median(t[i] for t in times) / options.colonies for i in (0, 1)]
+            costs.append((*medians, kept_bytes(arm, observation) / 1e3))
+        row = {
+            "model": name,
+            "width": found.record.width,
+            "parameters": found.num_parameters,
+            "weights_mb": 4 * found.num_parameters / 1e6,
+            "ms_per_input": found.milliseconds,
+            "rollout_ms": costs[0][0],
+            "kept_kb": costs[0][2],
+            "update_frozen_ms": costs[0][1],
+            "update_trained_ms": costs[1][1],
+        }
+        rows.append(row)
         print(
             line.format(
-                record.model_type,
-                f"{found.num_parameters:,}",
-                f"{found.milliseconds:.2f} ms",
-                found.record.width,
+                name,
+                row["width"],
+                f"{row['parameters']:,}",
+                f"{row['weights_mb']:.1f} MB",
+                f"{row['ms_per_input']:.2f} ms",
+                f"{row['rollout_ms']:.2f} ms",
+                f"{row['kept_kb']:.1f} kB",
+                f"{row['update_frozen_ms']:.2f} ms",
+                f"{row['update_trained_ms']:.2f} ms",
             ),
             flush=True,
         )
@@ -265,10 +284,11 @@ def main() -> None:
         parser.error(f"--models takes 1 to {len(POOL)}")
     torch.set_num_threads(options.threads)
     print(machine("cpu") + "\n")
-    report: dict[str, Any] = {"machine": machine("cpu"), "models": models_table()}
+    report: dict[str, Any] = {"machine": machine("cpu")}
     observation = narrow(observations(options.config, options.colonies, steps=60))
     report["nodes"] = float(observation.node_mask.sum(1).float().mean())
-    print(f"\n{options.colonies} colonies of {report['nodes']:.1f} nodes on average; times per colony")
+    print(f"{options.colonies} colonies of {report['nodes']:.1f} nodes on average; times per colony")
+    report["models"] = models_table(options, observation)
     report["arms"] = arms_table(options, observation)
     report["observation_kb"] = tensor_bytes(observation) / options.colonies / 1e3
     if options.json:
