@@ -12,8 +12,8 @@ export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      train the agent of configs/quick.yaml and compare it (about ten minutes after the installation)"
-	@echo "make test      style, types and tests (at most ten minutes)"
+	@echo "make demo      train the agent of configs/quick.yaml and compare it (five to ten minutes after the installation)"
+	@echo "make test      style, types and tests (ten to fifteen minutes)"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make format    put every file into the house style"
 	@echo "make clean     remove .venv and caches"
