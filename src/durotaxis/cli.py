@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,26 +97,49 @@ def _options(
     "durotaxis train\n\n"
     "durotaxis train --config configs/quick.yaml actor_critic.use_wsa=false\n\n"
     "durotaxis train training.total_steps=4096 run.seed=3 run.directory=runs/first\n\n"
-    "durotaxis train --resume runs/first"
+    "durotaxis train --config configs/curriculum.yaml\n\n"
+    "durotaxis train --resume runs/first\n\n"
+    "durotaxis train --resume runs/first --allow-changes training.total_steps=200_000"
 )
 def train(
     overrides: Overrides = None,
-    config: ConfigOption = "quick",
-    resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run directory.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="A YAML file, or the name of one that comes with the package; default quick.",
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", help="Go on with this run directory, exactly where its checkpoint is."),
+    ] = None,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume although the configuration was changed.")
+    ] = False,
 ) -> None:
-    """Train an agent and write a run directory."""
+    """Train an agent and write a run directory; or go on with one.
+
+    Ctrl-C and SIGTERM save the last whole iteration first.
+    """
     from durotaxis.ppo import Interrupted, InvariantError
     from durotaxis.study.run import prepare, prepare_resume
 
-    if resume is not None and overrides:
-        raise UserError("--resume takes the run's own configuration; leave out " + " ".join(overrides))
+    if resume is not None and config is not None:
+        raise UserError(f"--resume takes the run's own configuration; leave out --config {config}")
+    if resume is None and allow_changes:
+        raise UserError("--allow-changes is for --resume RUN; a new run takes any configuration")
     console = make_console()
-    job = prepare_resume(resume) if resume else prepare(config, overrides or [])
+    if resume is None:
+        job = prepare(config or "quick", overrides or [])
+    else:
+        job = prepare_resume(resume, overrides or [], allow_changes)
     for note in job.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     console.print(job.describe(), markup=False, soft_wrap=True)
     try:
-        with training_view(console) as progress:
+        with training_view(console) as progress, _sigterm_interrupts():
             state = job.train(progress)
     except Interrupted as stop:
         console.print(how_to_go_on(stop, job.directory), markup=False, soft_wrap=True)
@@ -529,6 +554,20 @@ def doctor() -> None:
     findings = examine()
     rows = [(f.topic, f.name, f.state if f.is_good else f"! {f.state}", f.advice) for f in findings]
     make_console().print(table("", ("", "what", "found", "what to do"), rows))
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM, which schedulers send, does what Ctrl-C does within the block."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _probe(path: Path) -> None:

@@ -36,6 +36,8 @@ def training_view(console: Console) -> Iterator[Callable[[Status], None]]:
             task = bar.add_task("train", total=None, numbers="starting")
 
             def update(status: Status) -> None:
+                for line in status.lines:
+                    bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
                 bar.update(
                     task,
                     total=status.total_steps,
@@ -48,6 +50,8 @@ def training_view(console: Console) -> Iterator[Callable[[Status], None]]:
     shown: list[float] = []
 
     def print_line(status: Status) -> None:
+        for line in status.lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         now = time.monotonic()
         if not shown or now - shown[-1] >= PLAIN_SECONDS or status.step >= status.total_steps:
             shown.append(now)
@@ -99,7 +103,8 @@ def how_to_go_on(stop: Interrupted, directory: Path) -> str:
 
 def describe(status: Status) -> str:
     """Return, success, attention per PTM, speed and time left, in one line."""
-    parts = [
+    parts = [] if status.stage is None else [status.stage]
+    parts += [
         f"return {_number(status.return_mean)}",
         f"success {_number(status.success_rate)}",
     ]

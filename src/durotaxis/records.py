@@ -24,6 +24,7 @@ METRICS = "metrics.jsonl"
 EPISODES = "episodes.jsonl"
 ATTENTION = "attention.jsonl"
 EVALUATIONS = "evaluations.jsonl"
+EVENTS = "events.jsonl"
 DISTILLATION = "distillation.jsonl"
 DISTILLATION_SUMMARY = "distillation.json"
 TRACES = "episodes"
@@ -74,10 +75,14 @@ _WHEN = (
     Column("step", "steps", "environment steps over all colonies at the end of the iteration"),
 )
 
+_STAGE = Column("stage", "name", "curriculum stage of the rollout; absent without a curriculum")
+
 SCHEMA: dict[str, tuple[Column, ...]] = {
     METRICS: (
         *_WHEN,
         Column("episodes", "count", "training episodes finished so far"),
+        _STAGE,
+        Column("stage_share", "1", "share of it among new episodes; the others are of the stage before"),
         Column("finished", "count", "training episodes finished in this iteration"),
         Column("return_mean", "1", "mean return of those episodes; null when there is none"),
         Column("length_mean", "steps", "mean length of those episodes"),
@@ -100,6 +105,7 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         ),
         Column("minibatches", "count", "minibatches that were used before the KL stop"),
         Column("learning_rate", "1", "base learning rate of the update"),
+        Column("clip_range", "1", "of the update"),
         Column("gradient_norm", "1", "L2 norm of all gradients before clipping, mean over minibatches"),
         Column("gradient_norm/<part>", "1", "the same for one part of the policy"),
         Column("collect_s", "s", "time of the rollout", wall_clock=True),
@@ -121,10 +127,12 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column("slot", "count", "slot of the batch it ran in, from 0"),
         Column("slot_episode", "count", "how many episodes ran in that slot before it"),
         Column("seed", "int64", "its seed"),
+        Column("stage", "name", "curriculum stage in which it began; absent without a curriculum"),
         *_EPISODE,
     ),
     ATTENTION: (
         *_WHEN,
+        _STAGE,
         Column("phase", "name", f"colonies looked at: all, {', '.join(PHASES)}"),
         Column("colonies", "count", "how many"),
         Column("value/<name>", "varies", "a diagnostic of the policy; a list has one entry per PTM"),
@@ -134,6 +142,17 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column("seed", "int64", "episode seed: 1,000,000 + j while tuning, 2,000,000 + j in reports"),
         Column("deterministic", "true/false", "the mode instead of a sample"),
         *_EPISODE,
+    ),
+    EVENTS: (
+        *_WHEN,
+        Column("episodes", "count", "training episodes finished until then"),
+        Column(
+            "event",
+            "name",
+            "stage (one began), learns (a part began to learn), warning, changed (of the configuration)",
+        ),
+        Column("name", "name", "which stage, part, warning or key"),
+        Column("message", "text", "what there is to say about it"),
     ),
     DISTILLATION: (
         *_WHEN,
@@ -437,7 +456,7 @@ class RunDirectory:
     def cut_after(self, iteration: int) -> None:
         """Drop all rows of later iterations, and DONE: the run goes on from there."""
         (self.path / DONE).unlink(missing_ok=True)
-        for file in (METRICS, EPISODES, ATTENTION, EVALUATIONS):
+        for file in (METRICS, EPISODES, ATTENTION, EVALUATIONS, EVENTS):
             cut_after(self.path / file, "iteration", iteration)
 
     def mark_done(self, summary: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import hash_keys
+from durotaxis.core.schedule import Clock
 from durotaxis.fusion import (
     MultiPTMFeatureExtractor,
     PTMConfig,
@@ -196,7 +197,7 @@ def test_attention_to_a_newcomer_rises_evenly_whatever_its_score(preference):
 
 def test_temperature_follows_the_step():
     schedule = TemperatureSchedule(start=2.0, end=0.5, steps=100)
-    assert [schedule.at(s) for s in (0, 50, 100, 500)] == pytest.approx([2.0, 1.0, 0.5, 0.5])
+    assert [schedule.at(Clock(s)) for s in (0, 50, 100, 500)] == pytest.approx([2.0, 1.0, 0.5, 0.5])
     module = make(temperature={"start": 2.0, "end": 0.5, "steps": 100})
     assert module.fusion.temperature == pytest.approx(2.0)
     module.follow_schedules(50)

@@ -29,9 +29,8 @@ def saved(tmp_path):
 def test_round_trip_is_exact(saved):
     path, policy, optimizer, world, state = saved
     other, other_world = ToyPolicy(seed=9), ToyWorld(4)
-    other_optimizer = make_optimizer(other, CONFIG)
     checkpoint = load(path)
-    back = restore(checkpoint, path, other, other_optimizer, other_world, 1)
+    back, other_optimizer = restore(checkpoint, path, other, CONFIG, other_world, 1)
     assert (back.iteration, back.step, back.best_score, back.elapsed_s) == (1, 20, 0.5, 1.5)
     assert checkpoint.config == "ppo: {}\n"
     assert len(checkpoint.config_hash) == 64
@@ -126,12 +125,12 @@ def test_other_number_of_colonies_is_refused(saved):
     path, *_ = saved
     policy = ToyPolicy()
     with pytest.raises(UserError, match=r"has 4 colonies, ppo\.num_colonies is 6"):
-        restore(load(path), path, policy, make_optimizer(policy, CONFIG), ToyWorld(6), 1)
+        restore(load(path), path, policy, CONFIG, ToyWorld(6), 1)
 
 
 def test_other_format_is_refused(saved):
     path, *_ = saved
     fields = torch.load(path, weights_only=True)
     torch.save({**fields, "format": 99}, path)
-    with pytest.raises(UserError, match="format 99, this version reads 2"):
+    with pytest.raises(UserError, match="format 99, this version reads 3; a newer version"):
         load(path)

@@ -18,8 +18,7 @@ from durotaxis.ppo import (
     update,
 )
 from durotaxis.ppo.rollout import narrow_nodes, num_used_slots
-from durotaxis.ppo.schedule import scheduled, set_learning_rate
-from durotaxis.ppo.update import minibatch_indices, minibatch_loss, prepare
+from durotaxis.ppo.update import minibatch_indices, minibatch_loss, prepare, set_learning_rate
 
 SEED = 7
 CONFIG = PPOConfig(num_colonies=8, rollout_steps=8)
@@ -199,15 +198,6 @@ def test_parts_must_cover_every_trainable_parameter_once():
 
     with pytest.raises(InvariantError, match="exactly once"):
         make_optimizer(Forgetful(), PPOConfig())
-
-
-def test_schedule():
-    assert scheduled(0.1, "constant", 0.0, 1.0) == 0.1
-    assert scheduled(0.1, "linear", 0.0, 0.0) == 0.1
-    assert scheduled(0.1, "linear", 0.2, 1.0) == pytest.approx(0.02)
-    assert scheduled(0.1, "linear", 0.2, 0.25) == pytest.approx(0.08)
-    with pytest.raises(ValueError, match="outside"):
-        scheduled(0.1, "linear", 0.0, 1.1)
 
 
 def test_minibatches_must_be_equal():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from durotaxis.core.randomness import hash_keys, normal, uniform
+from durotaxis.core.schedule import Clock
 from durotaxis.core.struct import Struct
 
 NUM_SLOTS = 5
@@ -181,8 +182,11 @@ class ToyPolicy(nn.Module):
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return ToyDistribution(out[..., :KINDS], mean, log_std, mask), self.critic(pooled).squeeze(-1)
 
-    def begin_iteration(self, step: int) -> bool:
+    def begin_iteration(self, when: Clock) -> bool:
         return False
+
+    def later_parts(self) -> list[str]:
+        return []
 
     def precompute(self, observation: ToyObservation, keys: Tensor | None = None) -> ToyCache:
         with torch.no_grad():

@@ -22,6 +22,7 @@ from durotaxis.agent.graph import FlatGraph, flatten
 from durotaxis.agent.image import View
 from durotaxis.core.config import merge
 from durotaxis.core.errors import UserError
+from durotaxis.core.schedule import Clock
 from durotaxis.core.struct import Struct
 from durotaxis.env.types import NUM_KINDS, PARAMETERS, Action, Observation
 from durotaxis.fusion import (
@@ -98,7 +99,8 @@ class HybridActorCritic(nn.Module):
         readers = self.actor.extractor.graph_readers
         if config.image.scope == "node" and readers:
             raise UserError(f"{readers[0]} reads one graph per colony; set actor_critic.image.scope=graph")
-        self._opened = self.actor.extractor.opened
+        self._kept = self._keepable
+        self._penalty_coefficients = config.wsa_config.penalty_coefficients_at(Clock())
         low, high = spawn_bounds
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32))
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32))
@@ -136,7 +138,7 @@ class HybridActorCritic(nn.Module):
             keys: [B] int64, from which model dropout is drawn; None: no model is left out.
         """
         extractor = self.actor.extractor
-        self._opened = extractor.opened
+        self._kept = self._keepable
         gates = None
         probability = self.config.wsa_config.model_dropout
         if keys is not None and self.actor.has_attention and probability > 0:
@@ -146,14 +148,28 @@ class HybridActorCritic(nn.Module):
             return None
         return dataclasses.replace(kept, gates=gates)
 
-    def begin_iteration(self, step: int) -> bool:
-        """Set gates and temperature to their schedules after `step` environment steps.
+    def begin_iteration(self, when: Clock | int) -> bool:
+        """Set gates, temperature, penalty coefficients and what learns to their schedules.
+
+        Args:
+            when: where training stands, or the number of environment steps alone.
 
         Returns:
-            Whether what `precompute` returned last no longer holds, because models opened or closed.
+            Whether what `precompute` returned last no longer holds, because models opened, closed or thawed.
         """
-        self.actor.extractor.follow_schedules(step)
-        return self.actor.extractor.opened != self._opened
+        self.actor.extractor.follow_schedules(when)
+        self._penalty_coefficients = self.config.wsa_config.penalty_coefficients_at(when)
+        return self._kept != self._keepable
+
+    def later_parts(self) -> list[str]:
+        """Parts (`ptm:<name>`) that are frozen now and that a schedule lets learn later."""
+        return self.actor.extractor.later_parts()
+
+    @property
+    def _keepable(self) -> tuple[str, ...]:
+        """Names of the models whose outputs are kept in a rollout."""
+        extractor = self.actor.extractor
+        return tuple(name for name in extractor.opened if extractor.ptms[name].is_frozen)
 
     def require_cache_fits(self, observation: Observation, num_observations: int) -> None:
         """Check what a rollout would keep of frozen models against `cache_budget_mb`, once all are open.
@@ -276,8 +292,7 @@ class HybridActorCritic(nn.Module):
 
     def _penalty(self, output: ActorOutput, observation: Observation) -> Tensor | None:
         """Regularisers of attention, over rows that belong to living nodes; None when both are off."""
-        config = self.config.wsa_config
-        on_entropy, on_balance = config.attention_entropy_coefficient, config.attention_balance_coefficient
+        on_entropy, on_balance = self._penalty_coefficients
         if not self.actor.has_attention or (on_entropy == 0 and on_balance == 0):
             return None
         attention = self._of_living(output.attention, observation)

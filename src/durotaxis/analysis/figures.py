@@ -59,6 +59,7 @@ LATE = 0.9
 """Phases are compared over the last tenth of training."""
 
 _PANELS = {"return": "return", "success_rate": "success rate", "front_progress": "front progress"}
+_EVENT_STYLES: Mapping[str, tuple[str, Any]] = {"stage": (INK, "-"), "learns": (COLOURS[5], (0, (1, 2)))}
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -91,6 +92,7 @@ def learning_curve(
             _draw_training(axes, run, what, num_bins)
             _draw_evaluations(axes, run, what)
             _draw_references(axes, what, references or {})
+            _draw_events(axes, run, named=axes is panels[-1])
             _finish_panel(axes, what)
         _label_steps(panels[-1])
         figure.suptitle(run.name, x=0.02, ha="left", fontweight="bold")
@@ -116,6 +118,8 @@ def attention_figure(run: Run, path: Path | str | None = None) -> Figure:
         figure, panels = _new_figure((7.8, 7.6), 3, height_ratios=[3, 1.6, 1.6])
         _draw_attention(panels[0], attention)
         _draw_effective(panels[1], attention)
+        _draw_events(panels[0], run, named=True)
+        _draw_events(panels[1], run, named=False)
         _draw_phases(panels[2], run, attention.names)
         figure.suptitle(run.name, x=0.02, ha="left", fontweight="bold")
         return _written(figure, path)
@@ -177,6 +181,29 @@ def _draw_references(axes: Axes, what: str, references: Mapping[str, Mapping[str
                 textcoords="offset points",
                 va="center",
                 color=GREY,
+            )
+
+
+def _draw_events(axes: Axes, run: Run, named: bool) -> None:
+    """Where stages began (after the first) and parts began to learn; with `named`, what they are called."""
+    for row in run.events:
+        if row["event"] not in _EVENT_STYLES or row["step"] == 0:
+            continue
+        colour, dashes = _EVENT_STYLES[row["event"]]
+        axes.axvline(row["step"], color=colour, linewidth=1.1, linestyle=dashes, zorder=2.1)
+        if named:
+            text = row["name"] if row["event"] == "stage" else f"{row['name']} learns"
+            axes.annotate(
+                text,
+                (row["step"], 0.02),
+                xycoords=("data", "axes fraction"),
+                xytext=(-3, 0),
+                textcoords="offset points",
+                rotation=90,
+                ha="right",
+                va="bottom",
+                fontsize=8,
+                color=colour,
             )
 
 

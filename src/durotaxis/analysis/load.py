@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from durotaxis.analysis.stats import Estimate, mean_interval, wilson
-from durotaxis.records import ATTENTION, EPISODES, EVALUATIONS, METRICS, RecordError, RunDirectory
+from durotaxis.records import ATTENTION, EPISODES, EVALUATIONS, EVENTS, METRICS, RecordError, RunDirectory
 
 Row = Mapping[str, Any]
 
@@ -32,6 +32,7 @@ class Run:
     episodes: Sequence[Row]  # one per finished training episode
     attention: Sequence[Row]  # per iteration and phase; empty without attention
     evaluations: Sequence[Row]  # one per evaluation episode
+    events: Sequence[Row] = ()  # one per stage that began, part that began to learn, warning, change
 
     @property
     def name(self) -> str:
@@ -56,7 +57,9 @@ def load_run(directory: Path | str) -> Run:
         RecordError: it is none, a record is missing or damaged.
     """
     run = RunDirectory.open(directory)
-    return Run(run.path, *(run.read(name) for name in (METRICS, EPISODES, ATTENTION, EVALUATIONS)))
+    events = run.read(EVENTS) if (run.path / EVENTS).exists() else ()  # runs of old have none
+    rows = (run.read(name) for name in (METRICS, EPISODES, ATTENTION, EVALUATIONS))
+    return Run(run.path, *rows, events=events)
 
 
 def column(rows: Sequence[Row], key: str) -> np.ndarray:

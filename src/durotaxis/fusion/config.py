@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from durotaxis.core.config import Config, ConfigError, KeyedError, build_config
 from durotaxis.core.errors import UserError
+from durotaxis.core.schedule import Clock, Moment, Schedule, as_clock
+from durotaxis.core.schedule import at as value_at
 from durotaxis.fusion.registry import ptm_type, token_advice
 
 Model = TypeVar("Model", bound=Config)
@@ -18,6 +20,7 @@ Pooling = Literal["mean", "max", "token"]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
 NonNegative = Annotated[float, Field(ge=0)]
+Coefficient = NonNegative | Schedule[NonNegative]
 Rule = Literal["wsa", "mean", "first", "concat", "projected_concat", "dot_product", "paper"]
 
 
@@ -38,8 +41,11 @@ class PTMConfig(Config):
         weights: file or directory of pre-trained weights; default the hub's cache, then the hub.
         sha256: expected digest of the weights file (64 hex digits), or its beginning (at least 8).
         upsample: side in pixels to which images are enlarged before the backbone; default the type's own.
-        enters_at: environment step at which the model enters; before it, it is left out exactly.
+        enters_at: moment at which the model enters; before it, it is left out exactly. A number of
+            environment steps, `{episode: 500}` or `{stage: optimise}`, like every moment.
         ramp_steps: environment steps until it counts in full; its gate rises from 0.001 to 1, geometrically.
+        unfreeze_at: moment from which a frozen backbone learns, at the rate that
+            `ppo.learning_rate_factors` gives its part `ptm:<name>`. BatchNorm statistics stay constants.
     """
 
     model_type: str
@@ -51,8 +57,9 @@ class PTMConfig(Config):
     weights: str | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
     upsample: int | None = Field(default=None, ge=8, le=512)
-    enters_at: int = Field(default=0, ge=0)
+    enters_at: Moment = 0
     ramp_steps: int = Field(default=0, ge=0)
+    unfreeze_at: Moment | None = None
 
     @field_validator("model_type")
     @classmethod
@@ -77,6 +84,8 @@ class PTMConfig(Config):
         for option in ("seed", "weights", "sha256"):
             if getattr(self, option) is not None and option not in entry.options:
                 raise ValueError(f"{self.model_type} does not read '{option}'; remove the key")
+        if self.unfreeze_at is not None and not self.freeze:
+            raise KeyedError("unfreeze_at", "the model learns from the start; set `freeze: true`")
         return self
 
 
@@ -118,23 +127,10 @@ def _unused_name(base: str, taken: Sequence[str]) -> str:
     return name
 
 
-class TemperatureSchedule(Config):
-    """A temperature that changes while training, geometrically: by the same factor at every step.
+class TemperatureSchedule(Schedule[Temperature]):
+    """A temperature that changes while training; unless asked otherwise, by the same factor at every step."""
 
-    Attributes:
-        start: temperature at step 0.
-        end: temperature from step `steps` on.
-        steps: environment steps over all colonies.
-    """
-
-    start: Temperature
-    end: Temperature
-    steps: PositiveInt
-
-    def at(self, step: int) -> float:
-        """Temperature after `step` environment steps."""
-        progress = min(step / self.steps, 1.0)
-        return float(self.start ** (1.0 - progress) * self.end**progress)
+    shape: Literal["linear", "geometric", "cosine"] = "geometric"
 
 
 class WSAConfig(Config):
@@ -150,11 +146,11 @@ class WSAConfig(Config):
         embedding_dim: width D of every embedding, and of the representation unless fusion is `concat`.
         context_dim: width C of the context that conditions attention.
         ptms: the models, resolved to unique names.
-        attention_temperature: of the softmax over models; lower is sharper. A number, or a schedule of the
-            environment step with `start`, `end` and `steps`. Read by `wsa` alone.
+        attention_temperature: of the softmax over models; lower is sharper. A number or a schedule. Read by
+            `wsa` alone.
         learn_temperature: start there and learn it. `wsa` alone.
-        attention_entropy_coefficient: of the penalty on attention that is sharp in a row. For `wsa`,
-            `dot_product` and `paper`.
+        attention_entropy_coefficient: of the penalty on attention that is sharp in a row; a number or a
+            schedule. For `wsa`, `dot_product` and `paper`.
         attention_balance_coefficient: of the penalty on attention that prefers a model on average. As above.
         model_dropout: probability that a model is left out of one colony's step while training.
         num_heads: D is split into so many parts, each with its own attention. `wsa` alone.
@@ -169,8 +165,8 @@ class WSAConfig(Config):
     ptms: tuple[PTMConfig, ...] = GUIDE_TRIO
     attention_temperature: Temperature | TemperatureSchedule = 1.0
     learn_temperature: bool = False
-    attention_entropy_coefficient: NonNegative = 0.0
-    attention_balance_coefficient: NonNegative = 0.0
+    attention_entropy_coefficient: Coefficient = 0.0
+    attention_balance_coefficient: Coefficient = 0.0
     model_dropout: float = Field(default=0.0, ge=0, lt=1)
     num_heads: PositiveInt = 1
     hidden_dims: tuple[PositiveInt, PositiveInt] = (256, 128)
@@ -196,8 +192,8 @@ class WSAConfig(Config):
         for option, is_set, rules in (
             ("learn_temperature", self.learn_temperature, ("wsa",)),
             ("attention_temperature", self.attention_temperature != 1.0, ("wsa",)),
-            ("attention_entropy_coefficient", self.attention_entropy_coefficient > 0, learned),
-            ("attention_balance_coefficient", self.attention_balance_coefficient > 0, learned),
+            ("attention_entropy_coefficient", self.attention_entropy_coefficient != 0, learned),
+            ("attention_balance_coefficient", self.attention_balance_coefficient != 0, learned),
         ):
             if is_set and self.fusion not in rules:
                 raise KeyedError(
@@ -212,19 +208,27 @@ class WSAConfig(Config):
     @property
     def initial_temperature(self) -> float:
         """Temperature at step 0."""
-        return self.temperature_at(0)
-
-    def temperature_at(self, step: int) -> float:
-        """Temperature after `step` environment steps, unless it is learned."""
         temperature = self.attention_temperature
-        return temperature.at(step) if isinstance(temperature, TemperatureSchedule) else temperature
+        return temperature.start if isinstance(temperature, TemperatureSchedule) else temperature
+
+    def temperature_at(self, when: Clock | int) -> float:
+        """Temperature at a moment (a clock, or environment steps), unless it is learned."""
+        return value_at(self.attention_temperature, as_clock(when))
+
+    def penalty_coefficients_at(self, when: Clock | int) -> tuple[float, float]:
+        """Coefficients of the entropy and of the balance penalty at a moment."""
+        clock = as_clock(when)
+        return (
+            value_at(self.attention_entropy_coefficient, clock),
+            value_at(self.attention_balance_coefficient, clock),
+        )
 
 
 def require_open(ptms: Sequence[PTMConfig]) -> None:
     """Raises ValueError for no models, and for models that all enter later than step 0."""
     if not ptms:
         raise ValueError("there is no PTM; name at least one")
-    if all(ptm.enters_at > 0 for ptm in ptms):
+    if all(ptm.enters_at != 0 for ptm in ptms):
         raise ValueError("no PTM is open at step 0; give at least one of them `enters_at: 0`")
 
 

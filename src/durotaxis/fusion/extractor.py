@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from durotaxis.core.errors import UserError
+from durotaxis.core.schedule import Clock, as_clock, moment_key, walk_moments
 from durotaxis.core.shapes import Float
 from durotaxis.fusion.baselines import build_fusion, build_widening, count_parameters
 from durotaxis.fusion.combine import require_gates
@@ -161,8 +162,8 @@ class MultiPTMFeatureExtractor(nn.Module):
         )
         self.widening = build_widening(config, self.fusion, context_input_dim)
         self._intervention: Intervention | None = None
-        self._step = 0
-        self.follow_schedules(0)
+        self._clock = Clock()
+        self.follow_schedules(Clock())
 
     @classmethod
     def from_config(
@@ -216,16 +217,32 @@ class MultiPTMFeatureExtractor(nn.Module):
         """What is forced now; see `intervene`."""
         return self._intervention
 
-    def follow_schedules(self, step: int) -> None:
-        """Set gates and temperature to what they are after `step` environment steps, where they follow it."""
-        self._step = step
+    def follow_schedules(self, when: Clock | int) -> None:
+        """Set what follows a schedule: gates, temperature, and which backbones learn.
+
+        Args:
+            when: where training stands, or the number of environment steps alone. Moments of episodes and
+                stages come only with a clock that knows them.
+
+        Raises UserError for a number alone where a model waits for an episode or a stage.
+        """
+        waited_for = {moment_key(moment) for _, moment in walk_moments(self._config)}
+        if waited_for and not isinstance(when, Clock):
+            raise UserError(
+                f"models wait for {', '.join(sorted(waited_for))}, which a number of steps does not tell; "
+                "hand over durotaxis.core.schedule.Clock(step, reached={...}), or let them wait for steps"
+            )
+        self._clock = clock = as_clock(when)
         for config in self._config.ptms:
-            if config.enters_at or config.ramp_steps:
-                _gate(self._named(str(config.name))).fill_(gate_at(config, step))
+            ptm = self._named(str(config.name))
+            if config.enters_at != 0 or config.ramp_steps:
+                _gate(ptm).fill_(gate_at(config, clock))
+            if config.unfreeze_at is not None:
+                ptm.backbone.requires_grad_(clock.since(config.unfreeze_at) is not None)
         if isinstance(self.fusion, WeightSharingAttention) and isinstance(
             self._config.attention_temperature, TemperatureSchedule
         ):
-            self.fusion.temperature = self._config.temperature_at(step)
+            self.fusion.temperature = self._config.temperature_at(clock)
 
     def add_ptm(self, ptm: PTMConfig | Mapping[str, Any]) -> PTM:
         """Add a model at the end; all other parameters stay as they are.
@@ -239,13 +256,15 @@ class MultiPTMFeatureExtractor(nn.Module):
         self._require_any_number()
         given = ptm if isinstance(ptm, PTMConfig) else validated(PTMConfig, **ptm)
         if given.ramp_steps:
-            given = given.model_copy(update={"enters_at": max(given.enters_at, self._step)})
+            since = self._clock.since(given.enters_at)
+            if since is not None:
+                given = given.model_copy(update={"enters_at": self._clock.step})
         ptms = resolve_ptms([*self._config.ptms, given])
         built = build_ptm(ptms[-1], self.embedding_dim, cast(Readout, self.readout))
         built.to(next(self.parameters()).device)
         self._config = self._config.model_copy(update={"ptms": ptms})
         self.ptms.append(built)
-        _gate(built).fill_(gate_at(ptms[-1], self._step))
+        _gate(built).fill_(gate_at(ptms[-1], self._clock))
         return built
 
     def remove_ptm(self, name: str) -> None:
@@ -365,6 +384,14 @@ class MultiPTMFeatureExtractor(nn.Module):
                 and (_gate(ptm).item() > 0 if names is None else ptm.name in names)
                 and (graph is not None or ptm.name not in self.graph_readers)
             }
+
+    def later_parts(self) -> list[str]:
+        """Parts (`ptm:<name>`) that are frozen now and that a schedule lets learn later."""
+        return [
+            f"ptm:{config.name}"
+            for config in self._config.ptms
+            if config.unfreeze_at is not None and self._named(str(config.name)).is_frozen
+        ]
 
     def cacheable(self) -> list[str]:
         """Names of the models that are frozen now."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from durotaxis.core.randomness import uniform
+from durotaxis.core.schedule import Clock, as_clock
 from durotaxis.core.shapes import Bool, Float, Int
 from durotaxis.fusion.config import PTMConfig
 
@@ -13,18 +14,17 @@ FIRST_GATE = 1e-3
 """Gate of a model in the moment it enters."""
 
 
-def gate_at(ptm: PTMConfig, step: int) -> float:
-    """Gate of a model after `step` environment steps: 0 before it enters, then 1e-3 to 1, then 1.
+def gate_at(ptm: PTMConfig, when: Clock | int) -> float:
+    """Gate of a model at a moment (a clock, or steps): 0 before it enters, then 1e-3 to 1, then 1.
 
     The ramp is geometric: the logarithm of the gate, which is added to the score, rises by the same amount at
     every step. A model's attention w then changes by at most max w(1-w) = 1/4 of that rise, whatever its
     score; a linear ramp would let a model with a high score take over in its first steps.
     """
-    if step < ptm.enters_at:
+    since = as_clock(when).since(ptm.enters_at)
+    if since is None:
         return 0.0
-    if step >= ptm.enters_at + ptm.ramp_steps:
-        return 1.0
-    return FIRST_GATE ** (1.0 - (step - ptm.enters_at) / ptm.ramp_steps)
+    return 1.0 if since >= ptm.ramp_steps else FIRST_GATE ** (1.0 - since / ptm.ramp_steps)
 
 
 def draw_open(keys: Int[Tensor, " B"], gates: Float[Tensor, " K"], probability: float) -> Bool[Tensor, "B K"]:

@@ -102,9 +102,12 @@ class PictureFusion(nn.Module):
         self._steps_unknown = _has_schedules(ptms or (), options.get("temperature"))
 
     def follow_schedules(self, step: int) -> None:
-        """Set gates and temperature to what they are after `step` environment steps.
+        """Set gates, temperature and what learns to what they are after `step` environment steps.
 
         Call it before every rollout; they must not change between a rollout and its update.
+
+        Raises:
+            UserError: a model waits for an episode or a stage, which steps do not tell.
         """
         self.extractor.follow_schedules(step)
         self._steps_unknown = False
@@ -149,8 +152,8 @@ class PictureFusion(nn.Module):
         self._require_calibrated()
         if self._steps_unknown and self.training and torch.is_grad_enabled():
             raise UserError(
-                "there are schedules (enters_at, ramp_steps or of temperature), but nobody follows them; "
-                "call module.follow_schedules(step) before every rollout, or model.learn(..., "
+                "there are schedules (enters_at, ramp_steps, unfreeze_at or of temperature), but nobody "
+                "follows them; call module.follow_schedules(step) before every rollout, or model.learn(..., "
                 "callback=FollowSchedules()) for a model of Stable-Baselines3"
             )
         if (context is None) != (self.picture_context is not None):
@@ -201,7 +204,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 def _has_schedules(ptms: Sequence[PTMConfig | Mapping[str, Any]], temperature: Any) -> bool:
     configs = [ptm if isinstance(ptm, PTMConfig) else validated(PTMConfig, **ptm) for ptm in ptms]
     return isinstance(temperature, TemperatureSchedule | Mapping) or any(
-        config.enters_at or config.ramp_steps for config in configs
+        config.enters_at != 0 or config.ramp_steps or config.unfreeze_at is not None for config in configs
     )
 
 

@@ -7,7 +7,7 @@ import pickle
 import platform
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,12 +18,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from durotaxis.core.errors import UserError
+from durotaxis.ppo.config import PPOConfig
+from durotaxis.ppo.curriculum import StageState
 from durotaxis.ppo.protocols import Policy, World
 from durotaxis.ppo.rollout import Slots, keep
 from durotaxis.ppo.tally import Tally
+from durotaxis.ppo.update import remake_optimizer
 from durotaxis.records import write_atomic
 
-FORMAT = 2  # 1 kept models under their positions, not their names
+FORMAT = 3  # 1 kept models under their positions, 2 knew no stages and no thawed parts
+_COUNTERS = ("iteration", "step", "episodes", "best_score", "elapsed_s")
 _LIBRARIES = ("durotaxis", "torch", "numpy", "torch_geometric", "transformers")
 
 
@@ -37,6 +41,8 @@ class TrainState:
     episodes: int = 0  # training episodes finished
     best_score: float | None = None  # best mean return on the tuning seeds so far
     elapsed_s: float = 0.0  # training time, over all resumptions
+    stage: StageState = field(default_factory=StageState)  # of the curriculum
+    reached: Mapping[str, int] = field(default_factory=dict)  # moments that came, as in core.schedule.Clock
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Checkpoint:
     """What a checkpoint file holds: tensors, numbers and text only."""
 
     model: dict[str, Tensor]
+    trainable: list[str]  # names of the parameters that learn
     optimizer: dict[str, Any]
     world: dict[str, Any]
     slots: dict[str, Any]
@@ -62,6 +69,7 @@ def snapshot(
     slots = state.slots
     return Checkpoint(
         model=_copy(dict(policy.state_dict())),
+        trainable=[name for name, parameter in policy.named_parameters() if parameter.requires_grad],
         optimizer=_copy(optimizer.state_dict()),
         world=_copy(world.state_dict()),
         slots={
@@ -77,7 +85,9 @@ def snapshot(
             ),
         },
         counters={
-            key: getattr(state, key) for key in ("iteration", "step", "episodes", "best_score", "elapsed_s")
+            **{key: getattr(state, key) for key in _COUNTERS},
+            "stage": asdict(state.stage),
+            "reached": dict(state.reached),
         },
         frozen_hash=frozen_hash,
         config=config,
@@ -110,10 +120,16 @@ def load(path: Path | str) -> Checkpoint:
         fields = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
         raise UserError(damaged) from error
-    if not isinstance(fields, dict) or fields.keys() != Checkpoint.__dataclass_fields__.keys():
+    if not isinstance(fields, dict) or not {"format", "model", "versions"} <= fields.keys():
         raise UserError(f"{path} is a torch file, but not a checkpoint of durotaxis")
     if fields["format"] != FORMAT:
-        raise UserError(f"{path} has checkpoint format {fields['format']}, this version reads {FORMAT}")
+        newer = isinstance(fields["format"], int) and fields["format"] > FORMAT
+        advice = "a newer version of durotaxis made it: update" if newer else "take the version that made it"
+        raise UserError(
+            f"{path} has checkpoint format {fields['format']}, this version reads {FORMAT}; {advice}"
+        )
+    if fields.keys() != Checkpoint.__dataclass_fields__.keys():
+        raise UserError(damaged)
     return Checkpoint(**fields)
 
 
@@ -149,11 +165,11 @@ def restore(
     checkpoint: Checkpoint,
     path: Path | str,
     policy: Policy,
-    optimizer: Optimizer,
+    config: PPOConfig,
     world: World,
     run_seed: int,
-) -> TrainState:
-    """Take up training where a checkpoint left it: weights, moments, world and counters.
+) -> tuple[TrainState, Optimizer]:
+    """Take up training where a checkpoint left it: weights, what learns, moments, world and counters.
 
     The present observation and what the policy keeps beside it are not stored but made again.
 
@@ -161,11 +177,13 @@ def restore(
         UserError: policy, optimiser or world do not fit the checkpoint.
     """
     load_policy(policy, checkpoint, path)
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(name in set(checkpoint.trainable))
     slots = {key: _to(value, world.device) for key, value in checkpoint.slots.items()}
     if len(slots["seed"]) != world.num_colonies:
         raise UserError(f"{path} has {len(slots['seed'])} colonies, ppo.num_colonies is {world.num_colonies}")
     try:
-        optimizer.load_state_dict(_copy(checkpoint.optimizer))
+        optimizer = remake_optimizer(policy, config, _copy(checkpoint.optimizer))
         world.load_state_dict(checkpoint.world)
     except (ValueError, KeyError, RuntimeError) as error:
         raise UserError(
@@ -173,7 +191,9 @@ def restore(
         ) from error
     unchanged = torch.zeros(world.num_colonies, dtype=torch.bool, device=world.device)
     observation = world.reset_where(unchanged, slots["seed"])
-    return TrainState(
+    counters = dict(checkpoint.counters)
+    stage = counters.pop("stage")
+    state = TrainState(
         slots=Slots(
             observation=observation,
             cached=keep(policy, observation, world, slots["vector_step"], run_seed),
@@ -182,8 +202,10 @@ def restore(
             seed=slots["seed"],
             tally=Tally(slots["total"], slots["length"], slots["terms"]),
         ),
-        **checkpoint.counters,
+        stage=StageState(**{**stage, "recent": tuple(stage["recent"])}),
+        **counters,
     )
+    return state, optimizer
 
 
 @cache

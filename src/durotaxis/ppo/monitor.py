@@ -17,7 +17,16 @@ from durotaxis.ppo.config import MonitorConfig
 from durotaxis.ppo.protocols import Policy, World
 from durotaxis.ppo.rollout import Rollout, Slots
 from durotaxis.ppo.tally import mean_of
-from durotaxis.records import ATTENTION, EPISODES, EVALUATIONS, METRICS, PHASES, TENSORBOARD, RunDirectory
+from durotaxis.records import (
+    ATTENTION,
+    EPISODES,
+    EVALUATIONS,
+    EVENTS,
+    METRICS,
+    PHASES,
+    TENSORBOARD,
+    RunDirectory,
+)
 
 WINDOW = 100
 
@@ -37,6 +46,8 @@ class Status:
     evaluation: Mapping[str, Any] | None  # means of the latest evaluation; None before the first
     steps_per_s: float | None  # of rollout and update, this iteration
     seconds_left: float | None  # at the mean pace since this process began
+    stage: str | None = None  # of the curriculum
+    lines: tuple[str, ...] = ()  # to be shown once: events since the last status
 
 
 Progress = Callable[[Status], None]
@@ -58,12 +69,15 @@ class Monitor:
         self._steps_per_rollout = steps_per_rollout
         self._began = time.perf_counter()
         self._progress = progress
-        self._files = {name: run.appender(name) for name in (METRICS, EPISODES, ATTENTION, EVALUATIONS)}
+        files = (METRICS, EPISODES, ATTENTION, EVALUATIONS, EVENTS)
+        self._console_every = config.console_every
+        self._files = {name: run.appender(name) for name in files}
         self._board = _open_board(run, first_iteration * steps_per_rollout) if config.tensorboard else None
         self._recent: deque[dict[str, Any]] = deque(maxlen=WINDOW)
         self._latest: dict[str, Any] = {}
         self._diagnostics: dict[str, Any] = {}
         self._evaluation: dict[str, Any] | None = None
+        self._told: list[str] = []
 
     def iteration(
         self,
@@ -86,6 +100,7 @@ class Monitor:
             self._diagnostics = {
                 key.partition("/")[2]: value for key, value in attention[0].items() if "/" in key
             }
+            self._tell_attention(metrics["episodes"], len(episodes))
         self._report()
 
     def evaluation(
@@ -97,6 +112,14 @@ class Monitor:
         self._scalars("evaluation", summary, step)
         self._evaluation = dict(summary)
         self._report()
+
+    def event(self, iteration: int, step: int, episodes: int, event: str, name: str, message: str) -> None:
+        """Record something that happened once, for the records, TensorBoard and the live view."""
+        when = {"iteration": iteration, "step": step, "episodes": episodes}
+        self._files[EVENTS].append({**when, "event": event, "name": name, "message": message})
+        if self._board is not None:
+            self._board.add_text(f"events/{event}", f"{name}: {message}", step)
+        self._told.append(f"step {step:,}: {name}: {message}")
 
     def close(self) -> None:
         """Close all sinks."""
@@ -123,12 +146,23 @@ class Monitor:
                     tag = f"{prefix}/{key}/{i}" if isinstance(value, list) else f"{prefix}/{key}"
                     self._board.add_scalar(tag, entry, step)
 
+    def _tell_attention(self, count: int, finished: int) -> None:
+        """A line per PTM for the live view, each time `console_every` more episodes have finished."""
+        every, weights = self._console_every, self._diagnostics.get("attention")
+        if not every or not weights or count // every == (count - finished) // every:
+            return
+        names = self._diagnostics.get("ptm_names") or [""] * len(weights)
+        self._told.append(f"episode {count}: attention")
+        for i, (name, weight) in enumerate(zip(names, weights, strict=True)):
+            self._told.append(f"  PTM {i} {name}: {weight:.3f}")
+
     def _report(self) -> None:
         if self._progress is None:
             return
         done = self._latest["iteration"]
         pace = (time.perf_counter() - self._began) / max(done - self._first, 1)
-        recent = list(self._recent)
+        recent, lines = list(self._recent), self._told
+        self._told = []
         self._progress(
             Status(
                 iteration=done,
@@ -142,6 +176,8 @@ class Monitor:
                 evaluation=self._evaluation,
                 steps_per_s=self._latest["steps_per_s"],
                 seconds_left=pace * (self._num_iterations - done),
+                stage=self._latest.get("stage"),
+                lines=tuple(lines),
             )
         )
 

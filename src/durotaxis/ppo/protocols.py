@@ -7,12 +7,13 @@ can be narrowed to their largest colony.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from durotaxis.core.schedule import Clock
 from durotaxis.core.struct import Struct
 
 
@@ -74,13 +75,28 @@ class World(Protocol):
         """
 
     def summary(self) -> dict[str, Tensor]:
-        """Numbers of the present state, each [B]. "phase" (int64) is the index into records.PHASES."""
+        """Numbers of the present state, each [B].
+
+        "phase" (int64) is the index into records.PHASES; "stage" (int64), where there are stages, the index
+        of the one in which the present episode began.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """The present state: nested dicts and lists of tensors, numbers and strings."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state saved by `state_dict`."""
+
+
+@runtime_checkable
+class StagedWorld(World, Protocol):
+    """A world whose rules change from stage to stage, for a training with a curriculum."""
+
+    def begin_stage(self, stage: int, share: float = 1.0) -> None:
+        """Episodes that begin from now on are of `stage` with probability `share`, else of the one before.
+
+        Which of the two is a pure function of the episode's seed. Called before every rollout.
+        """
 
 
 @runtime_checkable
@@ -114,12 +130,15 @@ class Policy(Protocol):
     def __call__(self, observation: Any, cached: Any = None) -> tuple[Distribution, Tensor]:
         """The action distribution and the value [B]."""
 
-    def begin_iteration(self, step: int) -> bool:
-        """Follow whatever schedules there are to `step` environment steps, as a pure function of it.
+    def begin_iteration(self, when: Clock) -> bool:
+        """Follow whatever schedules there are, as a pure function of where training stands.
 
         Called before each rollout, never within one. Returns whether what `precompute` returned last no
         longer holds.
         """
+
+    def later_parts(self) -> Sequence[str]:
+        """Frozen parts that a schedule lets learn later, named as `parameter_groups` will name them."""
 
     def precompute(self, observation: Any, keys: Tensor | None = None) -> Struct | None:
         """Outputs of frozen parts, without gradient, and the policy's own draws; handed back as `cached`.

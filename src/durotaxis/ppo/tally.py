@@ -45,16 +45,18 @@ class Tally(Struct):
 def finished_rows(world: World, tally: Tally, reason: Tensor, slots: Tensor) -> list[dict[str, Any]]:
     """One row per episode that ended in `slots` (int64 indices); see `_EPISODE` in records.
 
-    Call it before the reset: `World.summary` still tells of the finished episodes.
+    With `stage`, an index, where the world has stages. Call it before the reset: `World.summary` still tells
+    of the finished episodes.
     """
-    sums = tally[slots]
-    summary = {key: value[slots].tolist() for key, value in world.summary().items() if key != "phase"}
+    sums, numbers = tally[slots], world.summary()
+    summary = {key: value[slots].tolist() for key, value in numbers.items() if key not in ("phase", "stage")}
     columns: Mapping[str, list[Any]] = {
         "return": sums.total.tolist(),
         "length": sums.length.tolist(),
         "reason": [world.reason_names[index] for index in reason[slots].tolist()],
         **{f"term/{name}": values.tolist() for name, values in sums.terms.items()},
         **{f"final/{name}": values for name, values in summary.items()},
+        **({"stage": numbers["stage"][slots].tolist()} if "stage" in numbers else {}),
     }
     rows = [{key: values[i] for key, values in columns.items()} for i in range(len(slots))]
     return [{**row, "success": row["reason"] == SUCCESS} for row in rows]

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from torch.optim import Optimizer
 
 from durotaxis.core.errors import UserError
+from durotaxis.core.schedule import AfterEpisode, AtStage, Clock, fixed, moment_key
 from durotaxis.ppo.checkpoint import TrainState, load, restore, save, snapshot
 from durotaxis.ppo.checks import NonFiniteError, RatioError, require_frozen
 from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
+from durotaxis.ppo.curriculum import advance, count_episodes, share_of_new
 from durotaxis.ppo.evaluate import evaluate, summarize, tuning_seeds
 from durotaxis.ppo.monitor import Monitor, Progress, diagnose, rollout_metrics, timing_metrics
-from durotaxis.ppo.protocols import Policy, World
+from durotaxis.ppo.protocols import Policy, StagedWorld, World
 from durotaxis.ppo.rollout import collect, keep, start
-from durotaxis.ppo.schedule import scheduled, set_learning_rate
-from durotaxis.ppo.update import add_parameters, make_optimizer, trainable_parameters, update
+from durotaxis.ppo.update import (
+    add_parameters,
+    make_optimizer,
+    set_learning_rate,
+    trainable_parameters,
+    update,
+)
 from durotaxis.records import RunDirectory
 
 
@@ -39,6 +49,7 @@ def train(
     training: TrainingConfig = TrainingConfig(),  # noqa: B008
     monitor: MonitorConfig = MonitorConfig(),  # noqa: B008
     evaluation_world: World | None = None,
+    moments: Collection[AfterEpisode | AtStage] = (),
     progress: Progress | None = None,
     resume: bool = False,
 ) -> TrainState:
@@ -48,11 +59,13 @@ def train(
     wall-clock columns excepted, whether or not the run was interrupted and resumed.
 
     Args:
-        world: ppo.num_colonies slots; its device is where rollouts live.
+        world: ppo.num_colonies slots; its device is where rollouts live. With `training.curriculum` a
+            `StagedWorld` of these stages.
         seed: the source of all randomness of training.
         evaluation_world: a second world, for tuning seeds; needed when training.evaluate_every > 0.
+        moments: every moment, other than steps, that a schedule of the policy or of `ppo` waits for.
         progress: called after every iteration and every evaluation.
-        resume: go on from the run's last checkpoint.
+        resume: go on from the run's last checkpoint; from the start where there is none yet.
 
     Returns:
         Where training ended.
@@ -65,34 +78,33 @@ def train(
     """
     _check_settings(world, ppo, training, evaluation_world)
     policy.eval()
-    optimizer = make_optimizer(policy, ppo)
     num_iterations = training.num_iterations(ppo)
-    if resume:
-        state = restore(load(run.last_checkpoint), run.last_checkpoint, policy, optimizer, world, seed)
+    checkpoint = load(run.last_checkpoint) if resume and run.last_checkpoint.exists() else None
+    if checkpoint is not None:
+        state, optimizer = restore(checkpoint, run.last_checkpoint, policy, ppo, world, seed)
         policy.require_ready()
-        run.cut_after(state.iteration)
     else:
         policy.require_ready()
-        policy.begin_iteration(0)
-        state = TrainState(start(world, policy, seed))
+        if isinstance(world, StagedWorld):
+            world.begin_stage(0)
+        policy.begin_iteration(Clock(total_steps=num_iterations * ppo.steps_per_rollout))
+        state, optimizer = TrainState(start(world, policy, seed)), make_optimizer(policy, ppo)
+    if resume:
+        run.cut_after(state.iteration)
+    sink = Monitor(run, monitor, num_iterations, ppo.steps_per_rollout, state.iteration, progress)
+    loop = _Loop(world, policy, optimizer, seed, ppo, training, monitor, tuple(moments), sink)
     frozen, frozen_hash, config = policy.frozen_hashes(), policy.frozen_hash(), run.config_text
     kept = snapshot(policy, optimizer, world, state, config, frozen_hash)
-    if not resume:
-        save(kept, run.last_checkpoint)  # so that a run killed early can be taken up as well
-    trainable = trainable_parameters(policy)
-    sink = Monitor(run, monitor, num_iterations, ppo.steps_per_rollout, state.iteration, progress)
     try:
+        if checkpoint is None or checkpoint.config != config:
+            save(kept, run.last_checkpoint)  # so that a run killed early can be taken up as well
         while state.iteration < num_iterations:
             last = state.iteration + 1 == num_iterations
-            if trainable_parameters(policy) != trainable:
-                trainable = trainable_parameters(policy)
-                frozen = _follow_freezing(policy, optimizer, ppo, frozen)
-                frozen_hash = policy.frozen_hash()
-                state = _keep_anew(policy, world, state, seed)
-            before, state = (
-                state,
-                _iterate(world, policy, optimizer, state, seed, ppo, training, monitor, sink),
-            )
+            before = state
+            begun, clock = loop.begin(state)
+            if trainable_parameters(policy) != loop.trainable:
+                frozen, frozen_hash = loop.follow_freezing(frozen, begun), policy.frozen_hash()
+            state = loop.iterate(begun, clock)
             improved = False
             if _due(training.evaluate_every, before.step, state.step, last):
                 state, improved = _evaluate(evaluation_world, policy, state, training, sink)
@@ -111,80 +123,138 @@ def train(
         raise Interrupted(run.last_checkpoint, kept.counters["step"]) from error
     finally:
         sink.close()
-    run.mark_done(kept.counters)
+    run.mark_done({key: value for key, value in kept.counters.items() if key != "reached"})
     return state
 
 
-def _follow_freezing(
-    policy: Policy, optimizer: Any, ppo: PPOConfig, frozen: dict[str, str]
-) -> dict[str, str]:
-    """Take up parameters whose `requires_grad` was set by hand since the last update.
+@dataclass
+class _Loop:
+    """What stays the same from iteration to iteration, but for which parameters learn."""
 
-    The optimiser gets a group for what began to learn, the moments of all others stay. Returns the hashes of
-    what is frozen now; parts that were frozen before (`frozen`) must not have changed.
-    """
-    add_parameters(optimizer, policy, ppo)
-    policy.require_ready()
-    now = policy.frozen_hashes()
-    require_frozen(frozen, now)
-    return now
+    world: World
+    policy: Policy
+    optimizer: Optimizer
+    seed: int
+    ppo: PPOConfig
+    training: TrainingConfig
+    monitor: MonitorConfig
+    moments: tuple[AfterEpisode | AtStage, ...]
+    sink: Monitor
 
+    def __post_init__(self) -> None:
+        self.trainable = trainable_parameters(self.policy)
 
-def _keep_anew(policy: Policy, world: World, state: TrainState, seed: int) -> TrainState:
-    """The same state, with what the policy keeps beside the present observation computed anew."""
-    slots = state.slots
-    cached = keep(policy, slots.observation, world, slots.vector_step, seed)
-    return dataclasses.replace(state, slots=dataclasses.replace(slots, cached=cached))
+    def begin(self, state: TrainState) -> tuple[TrainState, Clock]:
+        """Everything that changes between an update and the next rollout, and nothing else does."""
+        state = self._enter_stage(state)
+        came = {
+            moment_key(moment): state.step
+            for moment in self.moments
+            if isinstance(moment, AfterEpisode) and state.episodes >= moment.episode
+        }
+        state = dataclasses.replace(state, reached={**came, **state.reached})
+        total = self.training.num_iterations(self.ppo) * self.ppo.steps_per_rollout
+        clock = Clock(state.step, total, state.reached)
+        if self.policy.begin_iteration(clock):
+            slots = state.slots
+            cached = keep(self.policy, slots.observation, self.world, slots.vector_step, self.seed)
+            state = dataclasses.replace(state, slots=dataclasses.replace(slots, cached=cached))
+        return state, clock
 
+    def follow_freezing(self, frozen: dict[str, str], state: TrainState) -> dict[str, str]:
+        """Take up parameters that began to learn, by a schedule or by `requires_grad` set by hand.
 
-def _iterate(
-    world: World,
-    policy: Policy,
-    optimizer: Any,
-    state: TrainState,
-    seed: int,
-    ppo: PPOConfig,
-    training: TrainingConfig,
-    monitor: MonitorConfig,
-    sink: Monitor,
-) -> TrainState:
-    """One iteration: a rollout, an update, a line of metrics. Schedules change here and nowhere else."""
-    began = time.perf_counter()
-    iteration = state.iteration + 1
-    done = state.iteration / training.num_iterations(ppo)
-    if policy.begin_iteration(state.step):
-        state = _keep_anew(policy, world, state, seed)
-    rate = scheduled(ppo.learning_rate, ppo.learning_rate_schedule, ppo.learning_rate_end, done)
-    set_learning_rate(optimizer, rate)
+        The optimiser gets a group for them, the moments of all others stay. Returns the hashes of what is
+        frozen now; parts that were frozen before (`frozen`) must not have changed.
+        """
+        self.trainable = trainable_parameters(self.policy)
+        for name in add_parameters(self.optimizer, self.policy, self.ppo):
+            factor = self.ppo.learning_rate_factors.get(name, 1.0)
+            self._tell(state, "learns", name, f"learns from here on, at {factor:g} times the learning rate")
+        self.policy.require_ready()
+        now = self.policy.frozen_hashes()
+        require_frozen(frozen, now)
+        return now
 
-    rollout, slots, finished = collect(world, policy, state.slots, ppo.rollout_steps, seed)
-    collected = time.perf_counter()
-    statistics = update(policy, optimizer, rollout, ppo, seed, iteration)
-    updated = time.perf_counter()
-    watched = monitor.attention_every and iteration % monitor.attention_every == 0
-    attention = diagnose(policy, world, slots) if watched else []
+    def iterate(self, state: TrainState, clock: Clock) -> TrainState:
+        """One iteration: a rollout, an update, a line of metrics."""
+        began = time.perf_counter()
+        iteration = state.iteration + 1
+        ppo, world, curriculum = self.ppo.at(clock), self.world, self.training.curriculum
+        set_learning_rate(self.optimizer, fixed(ppo.learning_rate))
 
-    episodes = [{"episode": state.episodes + i, **row} for i, row in enumerate(finished, start=1)]
-    state = TrainState(
-        slots=slots,
-        iteration=iteration,
-        step=state.step + ppo.steps_per_rollout,
-        episodes=state.episodes + len(finished),
-        best_score=state.best_score,
-        elapsed_s=state.elapsed_s + time.perf_counter() - began,
-    )
-    times = timing_metrics(
-        collected - began,
-        updated - collected,
-        state.elapsed_s,
-        ppo.steps_per_rollout,
-        len(finished),
-        world.device,
-    )
-    when = {"iteration": iteration, "step": state.step, "episodes": state.episodes}
-    metrics = {**when, **rollout_metrics(rollout, finished), **statistics, "learning_rate": rate, **times}
-    sink.iteration(metrics, episodes, attention)
-    return state
+        rollout, slots, finished = collect(world, self.policy, state.slots, ppo.rollout_steps, self.seed)
+        collected = time.perf_counter()
+        statistics = update(self.policy, self.optimizer, rollout, ppo, self.seed, iteration)
+        updated = time.perf_counter()
+        every = self.monitor.attention_every
+        attention = diagnose(self.policy, world, slots) if every and iteration % every == 0 else []
+
+        episodes = [{"episode": state.episodes + i, **row} for i, row in enumerate(finished, start=1)]
+        stage, when_staged = state.stage, {}
+        if curriculum:
+            when_staged = {"stage": curriculum[stage.index].name}
+            episodes = [{**row, "stage": curriculum[row["stage"]].name} for row in episodes]
+            attention = [{**row, **when_staged} for row in attention]
+            stage = count_episodes(stage, curriculum, episodes)
+        state = dataclasses.replace(
+            state,
+            slots=slots,
+            iteration=iteration,
+            step=state.step + ppo.steps_per_rollout,
+            episodes=state.episodes + len(finished),
+            elapsed_s=state.elapsed_s + time.perf_counter() - began,
+            stage=stage,
+        )
+        times = timing_metrics(
+            collected - began,
+            updated - collected,
+            state.elapsed_s,
+            ppo.steps_per_rollout,
+            len(finished),
+            world.device,
+        )
+        metrics = {
+            "iteration": iteration,
+            "step": state.step,
+            "episodes": state.episodes,
+            **when_staged,
+            **({"stage_share": self._share(state, clock.step)} if curriculum else {}),
+            **rollout_metrics(rollout, finished),
+            **statistics,
+            "learning_rate": fixed(ppo.learning_rate),
+            "clip_range": fixed(ppo.clip_range),
+            **times,
+        }
+        self.sink.iteration(metrics, episodes, attention)
+        return state
+
+    def _enter_stage(self, state: TrainState) -> TrainState:
+        """The stage of the next rollout; the world is told, and who follows the run when one begins."""
+        curriculum = self.training.curriculum
+        if not curriculum:
+            return state
+        stage, reason = advance(state.stage, curriculum, state.step)
+        begins = stage.index != state.stage.index or state.iteration == 0
+        name = curriculum[stage.index].name
+        state = dataclasses.replace(state, stage=stage)
+        if begins:
+            state = dataclasses.replace(
+                state, reached={**state.reached, moment_key(AtStage(stage=name)): state.step}
+            )
+            before = f"after {reason} of {curriculum[stage.index - 1].name}" if reason else "the first stage"
+            self._tell(state, "stage", name, f"begins, {before}")
+        assert isinstance(self.world, StagedWorld)
+        self.world.begin_stage(stage.index, self._share(state, state.step))
+        return state
+
+    def _share(self, state: TrainState, step: int) -> float:
+        stage = self.training.curriculum[state.stage.index]
+        return share_of_new(state.stage, stage, step, self.ppo.steps_per_rollout)
+
+    def _tell(self, state: TrainState, event: str, name: str, message: str) -> None:
+        """An event stands with the iteration that comes next, so that resuming cuts and repeats it."""
+        self.sink.event(state.iteration + 1, state.step, state.episodes, event, name, message)
 
 
 def _evaluate(
@@ -216,5 +286,7 @@ def _check_settings(
         raise UserError(
             f"the world has {world.num_colonies} colonies, ppo.num_colonies is {ppo.num_colonies}"
         )
+    if training.curriculum and not isinstance(world, StagedWorld):
+        raise UserError("training.curriculum needs a world with stages; hand over durotaxis.env.StagedEnv")
     if training.evaluate_every and evaluation_world is None:
         raise UserError("training.evaluate_every is set, but no evaluation world was given")

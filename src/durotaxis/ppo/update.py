@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch.optim import Adam, Optimizer
 
 from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, hash_keys
+from durotaxis.core.schedule import Clock, fixed
+from durotaxis.core.spelling import did_you_mean
 from durotaxis.core.struct import Struct
 from durotaxis.ppo.advantage import explained_variance, generalized_advantage, normalize
 from durotaxis.ppo.checks import InvariantError, require_finite, require_ratio_one
@@ -46,25 +49,63 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> Optimizer:
         InvariantError: the parts overlap or leave out a trainable parameter.
     """
     parts = {name: parameters for name, parameters in policy.parameter_groups().items() if parameters}
-    unknown = sorted(config.learning_rate_factors.keys() - parts.keys())
+    unknown = sorted(config.learning_rate_factors.keys() - parts.keys() - set(policy.later_parts()))
     frozen = [name for name in unknown if name in policy.frozen_hashes()]
     if frozen:
         raise UserError(
             f"ppo.learning_rate_factors: {', '.join(frozen)} is frozen and does not learn; "
-            "remove the factor, or let the model learn (freeze: false)"
+            "remove the factor, or let the model learn (freeze: false, or unfreeze_at)"
         )
     if unknown:
+        known = [*parts, *policy.later_parts()]
+        hint = did_you_mean(unknown[0], known)
         raise UserError(
-            f"ppo.learning_rate_factors: no part {', '.join(unknown)}; this policy has {', '.join(parts)}"
+            f"ppo.learning_rate_factors: no part {', '.join(unknown)}{hint}; "
+            f"this policy has {', '.join(known)}"
         )
     listed = [id(parameter) for parameters in parts.values() for parameter in parameters]
     if len(set(listed)) != len(listed) or set(listed) != trainable_parameters(policy):
         raise InvariantError("Policy.parameter_groups must list every trainable parameter exactly once")
+    groups = [_group(name, parameters, policy, config) for name, parameters in parts.items()]
+    return Adam(groups, lr=fixed(config.at(Clock(total_steps=1)).learning_rate), eps=ADAM_EPSILON)
+
+
+def remake_optimizer(policy: Policy, config: PPOConfig, state: Mapping[str, Any]) -> Optimizer:
+    """The optimiser whose `state_dict` this is: the same groups of parameters in the same order.
+
+    Factors of the learning rate are those of `config`.
+
+    Raises:
+        KeyError: the policy lacks a parameter of it.
+    """
+    parameters = dict(policy.named_parameters())
     groups = [
-        {"params": list(parameters), "name": name, "factor": config.learning_rate_factors.get(name, 1.0)}
-        for name, parameters in parts.items()
+        _group(group["name"], [parameters[name] for name in group["param_names"]], policy, config)
+        for group in state["param_groups"]
     ]
-    return Adam(groups, lr=config.learning_rate, eps=ADAM_EPSILON)
+    optimizer = Adam(groups, eps=ADAM_EPSILON)
+    optimizer.load_state_dict(dict(state))
+    for group in optimizer.param_groups:
+        group["factor"] = config.learning_rate_factors.get(group["name"], 1.0)
+    return optimizer
+
+
+def _group(
+    name: str, parameters: Iterable[nn.Parameter], policy: Policy, config: PPOConfig
+) -> dict[str, Any]:
+    """A part of the policy as a group of the optimiser, its parameters with their names."""
+    names = {id(parameter): key for key, parameter in policy.named_parameters()}
+    return {
+        "params": [(names[id(parameter)], parameter) for parameter in parameters],
+        "name": name,
+        "factor": config.learning_rate_factors.get(name, 1.0),
+    }
+
+
+def set_learning_rate(optimizer: Optimizer, base: float) -> None:
+    """Give every parameter group `base` times its own factor. Moments stay as they are."""
+    for group in optimizer.param_groups:
+        group["lr"] = base * group["factor"]
 
 
 def trainable_parameters(policy: Policy) -> set[int]:
@@ -72,14 +113,19 @@ def trainable_parameters(policy: Policy) -> set[int]:
     return {id(parameter) for _, parameter in policy.named_parameters() if parameter.requires_grad}
 
 
-def add_parameters(optimizer: Optimizer, policy: Policy, config: PPOConfig) -> None:
-    """Give the optimiser the trainable parameters it does not have yet, one group per part."""
+def add_parameters(optimizer: Optimizer, policy: Policy, config: PPOConfig) -> list[str]:
+    """Give the optimiser the trainable parameters it does not have yet, one group per part.
+
+    The moments of all others stay as they are. Returns the names of these parts.
+    """
+    added = []
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameters in policy.parameter_groups().items():
         new = [parameter for parameter in parameters if id(parameter) not in known]
         if new:
-            factor = config.learning_rate_factors.get(name, 1.0)
-            optimizer.add_param_group({"params": new, "name": name, "factor": factor})
+            optimizer.add_param_group(_group(name, new, policy, config))
+            added.append(name)
+    return added
 
 
 def prepare(rollout: Rollout, config: PPOConfig) -> tuple[Batch, dict[str, int | float | None]]:
@@ -126,13 +172,13 @@ def minibatch_loss(policy: Policy, batch: Batch, config: PPOConfig) -> LossParts
         target=batch.target,
         old_value=batch.value,
         penalty=value.new_zeros(()) if penalty is None else penalty,
-        clip_range=config.clip_range,
+        clip_range=fixed(config.clip_range),
         ratio=config.ratio,
         reduction=config.node_reduction,
         value_kind=config.value_loss,
         value_clip=config.value_clip,
         value_coefficient=config.value_coefficient,
-        entropy_coefficients=(config.entropy_kind, config.entropy_parameters),
+        entropy_coefficients=(fixed(config.entropy_kind), fixed(config.entropy_parameters)),
     )
 
 
@@ -140,6 +186,9 @@ def update(
     policy: Policy, optimizer: Optimizer, rollout: Rollout, config: PPOConfig, run_seed: int, iteration: int
 ) -> dict[str, int | float | None]:
     """Improve the policy on one rollout.
+
+    Args:
+        config: with plain numbers in the place of schedules (`PPOConfig.at`).
 
     Returns:
         Statistics named as in records.SCHEMA; means over the minibatches that were used.

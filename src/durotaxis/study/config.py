@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,12 @@ from pydantic import Field, field_validator, model_validator
 from durotaxis.agent.config import ActorCriticConfig, EncoderConfig
 from durotaxis.core.config import Config, KeyedError
 from durotaxis.core.errors import UserError
+from durotaxis.core.schedule import AfterEpisode, AtStage, walk_moments, walk_schedules
 from durotaxis.core.spelling import did_you_mean
 from durotaxis.env.config import EnvConfig
+from durotaxis.env.stages import StageError, stage_configs
 from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
+from durotaxis.ppo.curriculum import earliest_beginnings
 
 
 class RunConfig(Config):
@@ -64,21 +68,91 @@ class RootConfig(Config):
             )
         return self
 
+    def settled(self) -> RootConfig:
+        """The same with `env` in the form that all stages of the curriculum share: slots and scale of counts.
+
+        Without a curriculum it is the same throughout.
+        """
+        worlds = self._worlds()
+        return self if worlds is None else self.model_copy(update={"env": worlds[0]})
+
+    @property
+    def stage_worlds(self) -> tuple[EnvConfig, ...]:
+        """The world of each stage of the curriculum, in order; none without a curriculum."""
+        worlds = self._worlds()
+        return () if worlds is None else worlds[1]
+
+    def _worlds(self) -> tuple[EnvConfig, tuple[EnvConfig, ...]] | None:
+        curriculum = self.training.curriculum
+        return stage_configs(self.env, [stage.env for stage in curriculum]) if curriculum else None
+
+    @model_validator(mode="after")
+    def _stages_have_worlds(self) -> RootConfig:
+        try:
+            self._worlds()
+        except StageError as error:
+            raise error.below("training", "curriculum") from error
+        return self
+
+    @property
+    def moments(self) -> tuple[AfterEpisode | AtStage, ...]:
+        """Every moment, other than steps, that a schedule waits for."""
+        return tuple(dict.fromkeys(moment for _, moment in walk_moments(self)))
+
+    @property
+    def last_begin(self) -> int:
+        """Environment step at which the last rollout begins: what happens later never happens."""
+        return (self.training.num_iterations(self.ppo) - 1) * self.ppo.steps_per_rollout
+
+    @model_validator(mode="after")
+    def _stages_are_known_and_in_order(self) -> RootConfig:
+        names = [stage.name for stage in self.training.curriculum]
+        for key, moment in walk_moments(self):
+            if isinstance(moment, AtStage) and moment.stage not in names:
+                known = (
+                    f"; the stages are {', '.join(names)}" if names else "; there is no training.curriculum"
+                )
+                raise KeyedError(
+                    key, f"there is no stage '{moment.stage}'{did_you_mean(moment.stage, names)}{known}"
+                )
+        for key, schedule in walk_schedules(self):
+            order = [names.index(c.at.stage) for c in schedule.changes if isinstance(c.at, AtStage)]
+            for i, (first, second) in enumerate(itertools.pairwise(order), start=1):
+                if second <= first:
+                    raise KeyedError(
+                        f"{key}.changes.{i}.at", f"goes backwards: {names[second]} after {names[first]}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_begin(self) -> RootConfig:
+        begins = earliest_beginnings(self.training.curriculum)
+        for i, (stage, begin) in enumerate(zip(self.training.curriculum[1:], begins[1:], strict=True)):
+            if begin > self.last_begin:
+                raise KeyedError(
+                    f"training.curriculum.{i}.max_steps",
+                    f"stage '{stage.name}' would never begin: it waits for step {begin:,}, the last rollout "
+                    f"begins at step {self.last_begin:,}; train for more training.total_steps",
+                )
+        return self
+
     @model_validator(mode="after")
     def _newcomers_enter_and_ramp(self) -> RootConfig:
         """Gates change between rollouts only, so entries and ramps are measured by these."""
-        if not self.actor_critic.use_wsa:
-            return self
-        rollout = self.ppo.steps_per_rollout
-        last = (self.training.num_iterations(self.ppo) - 1) * rollout
-        for i, ptm in enumerate(self.actor_critic.wsa_config.ptms):
-            key = f"actor_critic.wsa_config.ptms.{i}"
-            if ptm.enters_at > last:
-                raise KeyedError(
-                    f"{key}.enters_at",
-                    f"{ptm.name} would never enter: the last rollout begins at step {last:,}; let it enter "
-                    "by then, or train for more training.total_steps",
-                )
+        actor, rollout, last = self.actor_critic, self.ppo.steps_per_rollout, self.last_begin
+        section = "actor_critic.wsa_config.ptms"
+        ptms = {f"{section}.{i}": ptm for i, ptm in enumerate(actor.wsa_config.ptms)}
+        for key, ptm in (ptms if actor.use_wsa else {"actor_critic.backbone": actor.backbone}).items():
+            for name, moment, verb in (
+                ("enters_at", ptm.enters_at, "enter"),
+                ("unfreeze_at", ptm.unfreeze_at, "learn"),
+            ):
+                if isinstance(moment, int) and moment > last:
+                    raise KeyedError(
+                        f"{key}.{name}",
+                        f"{ptm.name} would never {verb}: the last rollout begins at step {last:,}; let it "
+                        f"{verb} by then, or train for more training.total_steps",
+                    )
             if 0 < ptm.ramp_steps <= rollout:
                 raise KeyedError(
                     f"{key}.ramp_steps",

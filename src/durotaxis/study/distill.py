@@ -22,7 +22,7 @@ from durotaxis.pretrain.distill import HELD_OUT_COLONIES, DistillConfig, distill
 from durotaxis.records import CONFIG, DISTILLATION, DISTILLATION_SUMMARY, write_json
 from durotaxis.study.config import RootConfig, find_config
 from durotaxis.study.evaluation import Candidate, evaluate_run, open_run
-from durotaxis.study.run import Job, free_directory, prepare
+from durotaxis.study.run import Job, free_directory, prepare, training_world
 
 Advance = Callable[[int, str], None]
 """Called with environment steps done so far, and what to show of them."""
@@ -111,7 +111,7 @@ class DistillJob:
     def _save(self) -> None:
         """The checkpoint of a run that has not begun, with the student's weights."""
         job, config = self.student, self.student.config
-        world = DurotaxisEnv(config.env, config.ppo.num_colonies, job.device, validate=False)
+        world = training_world(config, job.device)
         state = TrainState(start(world, job.policy, config.run.seed))
         optimizer = make_optimizer(job.policy, config.ppo)
         text, frozen = job.run.config_text, job.policy.frozen_hash()

@@ -5,20 +5,23 @@ Everything that a user can get wrong is found before the run directory is touche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
 from durotaxis.agent import HybridActorCritic
 from durotaxis.core.config import load_config, to_yaml
 from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, hash_keys
-from durotaxis.env import DurotaxisEnv
-from durotaxis.ppo import Status, TrainState, load, load_policy, make_optimizer
+from durotaxis.env import DurotaxisEnv, StagedEnv
+from durotaxis.ppo import Checkpoint, Status, TrainState, load, load_policy, make_optimizer
 from durotaxis.ppo import train as train_with_ppo
-from durotaxis.records import CONFIG, RunDirectory
+from durotaxis.ppo.checkpoint import restore
+from durotaxis.records import CONFIG, EVENTS, RunDirectory, write_atomic
 from durotaxis.study.calibrate import calibrate_policy
 from durotaxis.study.config import RootConfig, find_config
 from durotaxis.study.provenance import provenance
@@ -51,7 +54,7 @@ class Job:
         config = self.config
         evaluated = config.training.evaluate_every > 0
         return train_with_ppo(
-            DurotaxisEnv(config.env, config.ppo.num_colonies, self.device, validate=False),
+            training_world(config, self.device),
             self.policy,
             run=self.run,
             seed=config.run.seed,
@@ -63,6 +66,7 @@ class Job:
             )
             if evaluated
             else None,
+            moments=config.moments,
             progress=progress,
             resume=self.resume,
         )
@@ -96,7 +100,7 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = ()) -> Job:
         UserError, RecordError: whatever is wrong with them, the weights, the device or the directory.
     """
     path = find_config(config_name)
-    config = load_config(path, RootConfig, overrides)
+    config = load_config(path, RootConfig, overrides).settled()
     directory = Path(config.run.directory) if config.run.directory else free_directory(path.stem)
     RunDirectory.require_free(directory)
     device = select_device(config)
@@ -109,20 +113,93 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = ()) -> Job:
     return Job(config, policy, RunDirectory.create(directory, to_yaml(config), record), device)
 
 
-def prepare_resume(directory: str | Path) -> Job:
-    """Take up an interrupted run at its last checkpoint.
+def prepare_resume(directory: str | Path, overrides: Sequence[str] = (), allow_changes: bool = False) -> Job:
+    """Take up an interrupted run at its last checkpoint; from its start where it was killed before the first.
+
+    Args:
+        overrides: `key=value` on top of the run's configuration.
+        allow_changes: go on although the configuration differs from that of the checkpoint. The new one is
+            written into the run directory, and what changed into its events.
 
     Raises:
-        UserError, RecordError: it is no run directory, it is finished, or its checkpoint does not fit.
+        UserError, RecordError: it is no run directory, it is finished, its checkpoint does not fit, or the
+            configuration changed and `allow_changes` is false.
     """
     run = RunDirectory.open(directory)
-    if run.is_done:
-        raise UserError(f"{directory} is finished; look at it with `durotaxis evaluate {directory}`")
-    config = load_config(run.path / CONFIG, RootConfig)
+    config = load_config(run.path / CONFIG, RootConfig, overrides).settled()
+    checkpoint = load(run.last_checkpoint) if run.last_checkpoint.exists() else None
+    text = run.config_text if checkpoint is None else checkpoint.config
+    changes = differences(text, to_yaml(config))
+    if changes and not allow_changes:
+        raise UserError(_changed(directory, changes))
+    step = 0 if checkpoint is None else checkpoint.counters["step"]
+    if run.is_done and step >= config.training.num_iterations(config.ppo) * config.ppo.steps_per_rollout:
+        raise UserError(
+            f"{directory} is finished; look at it with `durotaxis evaluate {directory}`, or train on with "
+            "a larger training.total_steps and --allow-changes"
+        )
     device = select_device(config)
     policy = build_policy(config, device)
-    load_policy(policy, load(run.last_checkpoint), run.last_checkpoint)
+    if checkpoint is None:
+        calibrate_policy(policy, config.env, config.run.seed)
+    else:
+        load_policy(policy, checkpoint, run.last_checkpoint)
+        world = training_world(config, device)
+        restore(checkpoint, run.last_checkpoint, policy, config.ppo, world, config.run.seed)
+    if changes:
+        _accept(run, config, changes, checkpoint)
     return Job(config, policy, run, device, resume=True)
+
+
+Changes = Mapping[str, tuple[Any, Any]]
+"""Dotted key -> the value it had and the value it has; None where there is no such key."""
+
+
+def differences(before: str, after: str) -> Changes:
+    """What differs between two resolved configurations (YAML), but for the place of the run directory."""
+    old, new = (dict(_leaves(yaml.safe_load(text) or {})) for text in (before, after))
+    keys = [key for key in dict.fromkeys([*old, *new]) if key != "run.directory"]
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}.{index}")
+    else:
+        yield path, value
+
+
+def _changed(directory: str | Path, changes: Changes) -> str:
+    listed = [f"  {key}: {old} -> {new}" for key, (old, new) in changes.items()]
+    return "\n".join(
+        [
+            f"the configuration of {directory} differs from that of its last checkpoint:",
+            *listed,
+            "go on with the new values: --allow-changes; with the old ones: put them back",
+        ]
+    )
+
+
+def _accept(run: RunDirectory, config: RootConfig, changes: Changes, checkpoint: Checkpoint | None) -> None:
+    """Write the new configuration, and what changed as events of the iteration it changed after."""
+    counters = {"iteration": 0, "step": 0, "episodes": 0} if checkpoint is None else checkpoint.counters
+    when = {key: counters[key] for key in ("iteration", "step", "episodes")}
+    run.cut_after(when["iteration"])
+    write_atomic(run.path / CONFIG, to_yaml(config))
+    with run.appender(EVENTS) as events:
+        for key, (old, new) in changes.items():
+            events.append({**when, "event": "changed", "name": key, "message": f"{old} -> {new}"})
+
+
+def training_world(config: RootConfig, device: torch.device) -> DurotaxisEnv | StagedEnv:
+    """The world that a run trains in: one, or that of its curriculum's stages."""
+    if config.training.curriculum:
+        return StagedEnv(config.stage_worlds, config.ppo.num_colonies, device, validate=False)
+    return DurotaxisEnv(config.env, config.ppo.num_colonies, device, validate=False)
 
 
 def build_policy(config: RootConfig, device: torch.device) -> HybridActorCritic:
