@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     CALIBRATION = 8
     WEIGHTS = 9
     MODEL_DROPOUT = 10
+    STAGE = 11
 
 
 def hash_keys(*keys: Tensor | int) -> Tensor:

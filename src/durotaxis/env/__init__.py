@@ -22,6 +22,7 @@ from durotaxis.env.env import (
 )
 from durotaxis.env.observation import action_mask, observe
 from durotaxis.env.scenarios import SCENARIOS
+from durotaxis.env.stages import StagedEnv, StageError, stage_configs
 from durotaxis.env.substrate import Substrate, log_gradient, stiffness
 from durotaxis.env.types import (
     EDGE_FEATURES,
@@ -58,6 +59,8 @@ __all__ = [
     "Reason",
     "RewardConfig",
     "SpawnBounds",
+    "StageError",
+    "StagedEnv",
     "Substrate",
     "SubstrateConfig",
     "Transition",
@@ -70,6 +73,7 @@ __all__ = [
     "outcome",
     "reset",
     "reset_where",
+    "stage_configs",
     "step",
     "stiffness",
     "total_reward",

@@ -177,7 +177,7 @@ class DurotaxisEnv:
         Raises:
             UserError: another number of seeds, or seeds that are no int64.
         """
-        self._state = reset(self.config, self._check_seeds(seeds))
+        self._state = reset(self.config, check_seeds(seeds, self.num_colonies, self.device))
         self._seen = self.observe()
         return self._seen
 
@@ -194,11 +194,8 @@ class DurotaxisEnv:
 
     def reset_where(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start new episodes where `mask` [B] bool is true, with `seeds` [B], and observe the whole batch."""
-        if mask.shape != (self.num_colonies,) or mask.dtype != torch.bool:
-            raise UserError(
-                f"mask must be bool of shape [{self.num_colonies}], not {mask.dtype} {list(mask.shape)}"
-            )
-        seeds = self._check_seeds(seeds)
+        check_mask(mask, self.num_colonies)
+        seeds = check_seeds(seeds, self.num_colonies, self.device)
         colony, substrate = self._state = reset_where(*self._current(), mask, seeds, self.config)
         (rows,) = mask.nonzero(as_tuple=True)
         if self._seen is None:
@@ -210,15 +207,7 @@ class DurotaxisEnv:
 
     def summary(self) -> dict[str, Tensor]:
         """Per colony, [B]: furthest front over goal, number of nodes, index of its phase."""
-        colony, substrate = self._current()
-        dense = colony.num_nodes > self.config.critical_nodes
-        s, _ = coordinates(colony.position, substrate)
-        return {
-            "front_progress": front_progress(colony, substrate, self.config),
-            "front": torch.where(colony.alive, s, 0.0).amax(1),
-            "num_nodes": colony.num_nodes,
-            "phase": torch.where(dense, 2, (colony.milestones > 0).to(torch.int64)),
-        }
+        return summarize(*self._current(), self.config)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain tensors, for a checkpoint."""
@@ -229,8 +218,13 @@ class DurotaxisEnv:
         """Continue from `state_dict()`.
 
         Raises:
-            UserError: the state is of another batch size, number of slots or kind of substrate.
+            UserError: the state is of another batch size, number of slots or kind of substrate; or it has
+                stages.
         """
+        if "substrate" not in state:
+            raise UserError(
+                "the saved world has stages, this one has none; use the curriculum it was saved with"
+            )
         colony, substrate = Colony.from_dict(state["colony"]), Substrate.from_dict(state["substrate"])
         if colony.batch_size != self.num_colonies or colony.capacity != self.config.num_slots:
             raise UserError(
@@ -245,21 +239,45 @@ class DurotaxisEnv:
             )
         self._state, self._seen = (colony.to(self.device), substrate.to(self.device)), None
 
-    def _check_seeds(self, seeds: Tensor | Sequence[int]) -> Tensor:
-        try:
-            given = torch.as_tensor(seeds, device=self.device)
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            given = torch.zeros(0, device=self.device)
-        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-            raise UserError(f"seeds must be whole numbers below 2^63, one per colony, not {seeds}")
-        if given.shape != (self.num_colonies,):
-            raise UserError(f"seeds must have shape [{self.num_colonies}], not {list(given.shape)}")
-        return given.to(torch.int64)
-
     def _current(self) -> tuple[Colony, Substrate]:
         if self._state is None:
             raise UserError("call reset(seeds) before anything else")
         return self._state
+
+
+def summarize(colony: Colony, substrate: Substrate, config: EnvConfig) -> dict[str, Tensor]:
+    """Per colony, [B]: furthest front over goal, front (µm), number of nodes, index of its phase."""
+    dense = colony.num_nodes > config.critical_nodes
+    s, _ = coordinates(colony.position, substrate)
+    return {
+        "front_progress": front_progress(colony, substrate, config),
+        "front": torch.where(colony.alive, s, 0.0).amax(1),
+        "num_nodes": colony.num_nodes,
+        "phase": torch.where(dense, 2, (colony.milestones > 0).to(torch.int64)),
+    }
+
+
+def check_seeds(seeds: Tensor | Sequence[int], num_colonies: int, device: torch.device) -> Tensor:
+    """The seeds as [B] int64 on the device.
+
+    Raises:
+        UserError: another number of seeds, or seeds that are no int64.
+    """
+    try:
+        given = torch.as_tensor(seeds, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        given = torch.zeros(0, device=device)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise UserError(f"seeds must be whole numbers below 2^63, one per colony, not {seeds}")
+    if given.shape != (num_colonies,):
+        raise UserError(f"seeds must have shape [{num_colonies}], not {list(given.shape)}")
+    return given.to(torch.int64)
+
+
+def check_mask(mask: Tensor, num_colonies: int) -> None:
+    """Raise UserError unless `mask` is [B] bool."""
+    if mask.shape != (num_colonies,) or mask.dtype != torch.bool:
+        raise UserError(f"mask must be bool of shape [{num_colonies}], not {mask.dtype} {list(mask.shape)}")
 
 
 def check_device(device: str | torch.device) -> torch.device:
