@@ -58,8 +58,8 @@ def load_run(directory: Path | str) -> Run:
     """
     run = RunDirectory.open(directory)
     events = run.read(EVENTS) if (run.path / EVENTS).exists() else ()  # runs of old have none
-    rows = (run.read(name) for name in (METRICS, EPISODES, ATTENTION, EVALUATIONS))
-    return Run(run.path, *rows, events=events)
+    metrics, episodes, attention, evaluations = map(run.read, (METRICS, EPISODES, ATTENTION, EVALUATIONS))
+    return Run(run.path, metrics, episodes, attention, evaluations, events)
 
 
 def column(rows: Sequence[Row], key: str) -> np.ndarray:
