@@ -454,8 +454,13 @@ class RunDirectory:
         return self.path / TRACES / f"{number}.jsonl.gz"
 
     def cut_after(self, iteration: int) -> None:
-        """Drop all rows of later iterations, and DONE: the run goes on from there."""
+        """Drop all rows of later iterations, and DONE: the run goes on from there.
+
+        What a killed process left half-written goes too.
+        """
         (self.path / DONE).unlink(missing_ok=True)
+        for leftover in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+            leftover.unlink(missing_ok=True)
         for file in (METRICS, EPISODES, ATTENTION, EVALUATIONS, EVENTS):
             cut_after(self.path / file, "iteration", iteration)
 

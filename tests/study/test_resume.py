@@ -1,0 +1,204 @@
+"""Resuming: after SIGKILL at any moment, from a moved directory, and with a changed configuration."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from kills import compare
+
+from durotaxis import records
+from durotaxis.cli import run as command
+from durotaxis.core.errors import UserError
+from durotaxis.ppo import load
+from durotaxis.records import RunDirectory
+from durotaxis.study.run import differences, prepare, prepare_resume
+
+TINY = (
+    "ppo={num_colonies: 4, rollout_steps: 4, num_epochs: 1, num_minibatches: 2}",
+    "training={total_steps: 64, checkpoint_every: 16}",
+    "env.max_steps=10",
+    "encoder={num_layers: 1, hidden_dim: 16, out_dim: 16, simplicial: {groups: 4}}",
+    "actor_critic={use_wsa: false, hidden_dim: 16, backbone: {model_type: graph_cnn, tap: block1, seed: 1}}",
+    "monitor.tensorboard=false",
+)
+
+
+def stopped_at(path, iteration):
+    """A run that was interrupted after so many iterations."""
+    job = prepare("quick", [*TINY, f"run.directory={path}"])
+
+    def stop(status):
+        if status.iteration == iteration:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Exception, match="interrupted"):
+        job.train(stop)
+    return job
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    return stopped_at(tmp_path_factory.mktemp("resume") / "run", 2).directory
+
+
+@pytest.fixture
+def copy(cut, tmp_path):
+    shutil.copytree(cut, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_killed_and_resumed_equals_left_alone(tmp_path):
+    """Three kills here; many more with `python tests/study/kills.py --kills 100`."""
+    hits, found = compare(tmp_path, 3, seed=2)
+    assert found == []
+    assert hits == 3
+
+
+def test_a_moved_run_goes_on(cut, tmp_path):
+    shutil.copytree(cut, tmp_path / "elsewhere")
+    job = prepare_resume(tmp_path / "elsewhere")
+    job.train()
+    assert (tmp_path / "elsewhere" / records.DONE).exists()
+    assert not (cut / records.DONE).exists()
+    assert len(job.run.read(records.METRICS)) == 4
+
+
+def test_a_changed_configuration_is_listed_and_refused(copy):
+    before = (copy / "config.yaml").read_text()
+    with pytest.raises(UserError) as caught:
+        prepare_resume(copy, ["ppo.clip_range=0.1", "training.total_steps=96", "run.directory=elsewhere"])
+    message = str(caught.value)
+    assert f"the configuration of {copy} differs" in message
+    assert "ppo.clip_range: 0.2 -> 0.1" in message
+    assert "training.total_steps: 64 -> 96" in message
+    assert "--allow-changes" in message
+    assert "run.directory" not in message
+    assert (copy / "config.yaml").read_text() == before
+    text = before.replace("clip_range: 0.2", "clip_range: 0.3")
+    (copy / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"ppo\.clip_range: 0\.2 -> 0\.3"):
+        prepare_resume(copy)
+
+
+def test_allowed_changes_take_effect_and_are_recorded(copy):
+    job = prepare_resume(copy, ["ppo.clip_range=0.1", "training.total_steps=96"], allow_changes=True)
+    job.train()
+    assert [row["clip_range"] for row in job.run.read(records.METRICS)] == [0.2] + [0.1] * 5
+    changed = [row for row in job.run.read(records.EVENTS) if row["event"] == "changed"]
+    assert {row["name"]: row["message"] for row in changed} == {
+        "ppo.clip_range": "0.2 -> 0.1",
+        "training.total_steps": "64 -> 96",
+    }
+    assert all(row["iteration"] == 1 for row in changed)
+    assert "clip_range: 0.1" in job.run.config_text
+    with pytest.raises(UserError, match=r"is finished; .* larger training.total_steps"):
+        prepare_resume(copy)
+    longer = prepare_resume(copy, ["training.total_steps=112"], allow_changes=True)
+    longer.train()
+    assert [row["iteration"] for row in longer.run.read(records.METRICS)] == list(range(1, 8))
+
+
+def test_after_an_allowed_change_a_kill_does_not_ask_again(copy):
+    job = prepare_resume(copy, ["ppo.clip_range=0.1"], allow_changes=True)
+
+    def die(status):
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        job.train(die)
+    prepare_resume(copy).train()
+    rows = RunDirectory.open(copy).read(records.EVENTS)
+    assert [row["name"] for row in rows if row["event"] == "changed"] == ["ppo.clip_range"]
+
+
+def test_another_architecture_is_refused_even_with_changes_allowed(copy):
+    before = (copy / "config.yaml").read_text()
+    with pytest.raises(UserError, match="made by another architecture"):
+        prepare_resume(copy, ["encoder.hidden_dim=32"], allow_changes=True)
+    with pytest.raises(UserError, match=r"has 4 colonies, ppo.num_colonies is 8"):
+        prepare_resume(copy, ["ppo.num_colonies=8"], allow_changes=True)
+    assert (copy / "config.yaml").read_text() == before
+    assert not any(row["event"] == "changed" for row in RunDirectory.open(copy).read(records.EVENTS))
+
+
+def test_without_a_checkpoint_it_begins_anew(copy, cut):
+    """Killed between claiming the directory and the first checkpoint."""
+    (copy / "checkpoints" / "last.pt").unlink()
+    job = prepare_resume(copy)
+    job.train()
+    prepare_resume(shutil.copytree(cut, copy.parent / "other")).train()
+    other = RunDirectory.open(copy.parent / "other")
+    rows = [
+        [records.without_wall_clock(records.METRICS, row) for row in run.read(records.METRICS)]
+        for run in (job.run, other)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), r"last\.pt is damaged"),
+        (lambda path: path.write_text("hello"), r"last\.pt is damaged or not a checkpoint"),
+        (lambda path: torch.save({"weight": torch.ones(2)}, path), "not a checkpoint of durotaxis"),
+        (
+            lambda path: torch.save({**torch.load(path, weights_only=True), "format": 99}, path),
+            r"has checkpoint format 99, this version reads 3; a newer version of durotaxis made it: update",
+        ),
+        (
+            lambda path: torch.save({**torch.load(path, weights_only=True), "format": 2}, path),
+            "this version reads 3; take the version that made it",
+        ),
+    ],
+    ids=["truncated", "text", "foreign", "newer", "older"],
+)
+def test_checkpoints_that_cannot_be_used(copy, capsys, damage, message):
+    path = copy / "checkpoints" / "last.pt"
+    damage(path)
+    kept = path.read_bytes()
+    assert command(["train", "--resume", str(copy)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    import re
+
+    assert re.search(message, error)
+    assert path.read_bytes() == kept
+
+
+def test_differences_name_leaves():
+    before = "a: {b: 1, c: [1, 2]}\nrun: {directory: x}\nlist:\n- {name: p}\n"
+    after = "a: {b: 2, c: [1, 2], d: 3}\nrun: {directory: y}\nlist:\n- {name: q}\n- {name: r}\n"
+    assert differences(before, before) == {}
+    assert differences(before, after) == {
+        "a.b": (1, 2),
+        "a.d": (None, 3),
+        "list.0.name": ("p", "q"),
+        "list.1.name": (None, "r"),
+    }
+
+
+def test_sigterm_saves_and_ends(tmp_path):
+    """What a scheduler sends before it takes the machine away."""
+    arguments = ["train", *TINY, "training.total_steps=100_000", f"run.directory={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "durotaxis", *arguments], stdout=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "run" / records.METRICS
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted at step" in output
+    assert "durotaxis train --resume" in output
+    step = load(tmp_path / "run" / "checkpoints" / "last.pt").counters["step"]
+    assert step == json.loads(metrics.read_text().splitlines()[step // 16 - 1])["step"] > 0
