@@ -144,6 +144,8 @@ def train(
     except Interrupted as stop:
         console.print(how_to_go_on(stop, job.directory), markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
+    except RecordError as error:
+        raise RecordError(f"{error}. Then: durotaxis train --resume {job.directory}") from error
     except InvariantError as error:
         raise UserError(
             f"training stopped: {error}. The last good state is in {job.run.last_checkpoint}; "

@@ -7,6 +7,8 @@ line, of which at most the last line can be cut by a crash. Numbers are finite; 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import json
 import math
@@ -226,11 +228,18 @@ def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], None])
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise RecordError(
-            f"cannot write {path}: {error.strerror or error}; choose another directory"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+def cannot_write(path: Path, error: OSError) -> RecordError:
+    """What to tell when a file cannot be written, by its cause."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        advice = "the disk is full (or a quota); free some space and go on, what was written before is intact"
+    else:
+        advice = "choose another directory"
+    return RecordError(f"cannot write {path}: {error.strerror or error}; {advice}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -261,22 +270,39 @@ class Appender:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._checked: set[str] = set()
+        self._broken = False
         try:
             self._file = path.open("a", encoding="utf-8", buffering=1)
         except OSError as error:
-            raise RecordError(f"cannot write {path}: {error.strerror}; choose another directory") from error
+            raise cannot_write(path, error) from error
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Append one row. Raises RecordError on NaN, infinity, or a column the schema does not name."""
+        """Append one row.
+
+        Raises:
+            RecordError: NaN, infinity, a column the schema does not name, or a full disk.
+        """
         self._check(row)
-        self._file.write(encode_row(row, str(self.path)))
+        try:
+            self._file.write(encode_row(row, str(self.path)))
+        except OSError as error:
+            self._broken = True
+            raise cannot_write(self.path, error) from error
 
     def close(self) -> None:
         """Close the file, its content on disk."""
-        if not self._file.closed:
+        if self._file.closed:
+            return
+        if self._broken:  # what is still in its buffer cannot be written either
+            with contextlib.suppress(OSError):
+                self._file.close()
+            return
+        try:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
     def __enter__(self) -> Appender:
         return self

@@ -142,7 +142,10 @@ def test_shipped_configurations_are_found_from_anywhere(tmp_path, monkeypatch):
     ("part", "message"),
     [
         ("ptm:resnet18_random", "ptm:resnet18_random is frozen and does not learn"),
-        ("ptm:graph", "no part ptm:graph; this policy has ptm:graph_cnn, "),
+        (
+            "ptm:graph",
+            r"no part ptm:graph \(did you mean 'ptm:graph_cnn'\?\); this policy has ptm:graph_cnn, ",
+        ),
     ],
 )
 def test_a_learning_rate_of_a_wrong_part_is_found_before_the_run_directory_is_made(tmp_path, part, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import platform
 import zipfile
@@ -99,7 +100,9 @@ def snapshot(
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically. Raises RecordError when the directory cannot be written."""
     fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
-    write_atomic(path, lambda file: torch.save(fields, file))
+    buffer = io.BytesIO()  # torch's own writer hides why a file could not be written
+    torch.save(fields, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def load(path: Path | str) -> Checkpoint:

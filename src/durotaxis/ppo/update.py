@@ -57,7 +57,7 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> Optimizer:
             "remove the factor, or let the model learn (freeze: false, or unfreeze_at)"
         )
     if unknown:
-        known = [*parts, *policy.later_parts()]
+        known = [*parts, *policy.frozen_hashes()]
         hint = did_you_mean(unknown[0], known)
         raise UserError(
             f"ppo.learning_rate_factors: no part {', '.join(unknown)}{hint}; "
