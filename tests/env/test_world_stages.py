@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from test_world_switches import CHANGES, MAPS, SMALL, nested, over
 
 from durotaxis.core.config import Config, ConfigError, load_config, merge
 from durotaxis.core.errors import UserError
+from durotaxis.core.marks import read_file
 from durotaxis.core.struct import Struct
 from durotaxis.env import (
     Action,
@@ -31,6 +33,7 @@ from durotaxis.env import (
 from durotaxis.env.stages import RUN_WIDE
 from reference.colonies import random_action
 
+ROOT = Path(__file__).parents[2]
 MIX = [[3, 4, 3], [2, 6, 1], [1, 1, 8], [0.3, 8, 2]] * 3
 B = len(MIX)
 SHORT = {
@@ -472,3 +475,25 @@ def test_states_of_other_worlds_are_refused():
         StagedEnv(world.stages, B + 1).load_state_dict(state)
     with pytest.raises(UserError, match="stage 1: the saved world lies on another kind or size"):
         StagedEnv([world.stages[0], world.stages[0]], B).load_state_dict(state)
+
+
+def test_the_shipped_curriculum_leads_to_the_world_of_its_run():
+    values = read_file(ROOT / "configs" / "curriculum.yaml").values
+    stages = values["training"]["curriculum"]
+    assert [stage["name"] for stage in stages] == ["navigate", "manage_nodes", "optimise"]
+    base, worlds = stage_configs(EnvConfig(**values["env"]), [stage.get("env", {}) for stage in stages])
+    navigate, manage, optimise = worlds
+    assert optimise == base
+    assert base == EnvConfig(**merge(values["env"], {"capacity": 120, "observation": {"count_scale": 60}}))
+    assert (navigate.max_nodes, manage.max_nodes, optimise.max_nodes) == (30, 60, 60)
+    assert [world.substrate.kind for world in worlds] == ["linear", "linear", "exponential"]
+    for name, factor in {"delete_marked": 3.0, "keep_marked": 3.0, "too_many": 3.0}.items():
+        assert getattr(manage.reward, name) == pytest.approx(factor * getattr(base.reward, name))
+    for name in ("progress_centroid", "progress_front"):
+        assert getattr(navigate.reward, name) == pytest.approx(1.5 * getattr(base.reward, name))
+    world = StagedEnv(worlds, 3)
+    for index in range(3):
+        world.begin_stage(index)
+        seen = world.reset([1, 2, 3])
+        world.step(Action(torch.zeros_like(seen.parent), torch.zeros(*seen.parent.shape, 4)))
+        assert world.stage.tolist() == [index] * 3
