@@ -31,6 +31,7 @@ from durotaxis.env import (
     stiffness,
 )
 from durotaxis.env.stages import RUN_WIDE
+from durotaxis.ppo.protocols import World
 from reference.colonies import random_action
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +130,10 @@ def test_an_empty_mask_changes_nothing():
     seen = world.reset_where(torch.zeros(B, dtype=torch.bool), torch.arange(B) + 7)
     assert_equal(seen, world.reset_where(torch.zeros(B, dtype=torch.bool), torch.arange(B)))
     assert_equal(before, leaves(world.state_dict()))
+
+
+def test_it_is_a_world_to_train_in():
+    assert isinstance(mixed_world(), World)
 
 
 def mixed_world(share: float = 0.5) -> StagedEnv:
