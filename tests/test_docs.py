@@ -20,6 +20,7 @@ from durotaxis.env import (
 )
 from durotaxis.env.config import RewardConfig, SpawnBounds, SubstrateConfig
 from durotaxis.env.reward import TERMS
+from durotaxis.env.stages import RUN_WIDE
 from durotaxis.env.substrate.config import SECTIONS
 from durotaxis.fusion import RULES, PTMConfig, WSAConfig
 from durotaxis.ppo.config import PPOConfig
@@ -110,9 +111,16 @@ def test_the_table_of_substrates_states_every_key_and_default(kind):
     assert stated == {key: "" if value is None else as_printed(value) for key, value in wanted.items()}
 
 
-def test_environment_example_runs():
-    (block,) = re.findall(r"```python\n(.*?)```", ENVIRONMENT, re.S)
-    exec(compile(block, "environment.md", "exec"), {})
+def test_environment_examples_run():
+    blocks = re.findall(r"```python\n(.*?)```", ENVIRONMENT, re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "environment.md", "exec"), {})
+
+
+def test_the_table_of_what_no_stage_may_set_is_complete():
+    rows = table_rows(section(ENVIRONMENT, "Stages"))
+    assert {row[0].strip("`"): row[1] for row in rows} == RUN_WIDE
 
 
 def test_algorithm_page_states_every_default():

@@ -363,6 +363,16 @@ class StagedEnv:
         return self._state
 
 
+_IN_COMMON: Mapping[str, Callable[[EnvConfig], Any]] = MappingProxyType(
+    {
+        "number of slots": lambda config: config.num_slots,
+        "scale of counts": lambda config: config.count_scale,
+        "`observation`": lambda config: config.observation,
+        "`spawn_bounds`": lambda config: config.spawn_bounds,
+    }
+)
+
+
 def _check_stages(stages: Sequence[EnvConfig]) -> None:
     """Refuse stages that differ in what one batch, or one agent, must have in common."""
     if not stages:
@@ -374,16 +384,6 @@ def _check_stages(stages: Sequence[EnvConfig]) -> None:
             raise UserError(
                 f"stage {index} has another {name} than stage 0; make the stages with `stage_configs`"
             )
-
-
-_IN_COMMON: Mapping[str, Callable[[EnvConfig], Any]] = MappingProxyType(
-    {
-        "number of slots": lambda config: config.num_slots,
-        "scale of counts": lambda config: config.count_scale,
-        "`observation`": lambda config: config.observation,
-        "`spawn_bounds`": lambda config: config.spawn_bounds,
-    }
-)
 
 
 def _rows_of(stage: Tensor, mask: Tensor | None = None) -> dict[int, Tensor]:
