@@ -98,6 +98,7 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column(
             "explained_variance", "1", "1 - Var(return target - value) / Var(return target); null when flat"
         ),
+        Column("explained_variance/<term>", "1", "the same for one reward term; with value_heads: terms"),
         Column("minibatches", "count", "minibatches that were used before the KL stop"),
         Column("learning_rate", "1", "base learning rate of the update"),
         Column("gradient_norm", "1", "L2 norm of all gradients before clipping, mean over minibatches"),

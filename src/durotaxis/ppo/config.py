@@ -33,6 +33,7 @@ class PPOConfig(Config):
     value_coefficient: NonNegative = 0.5
     value_loss: Literal["mse", "huber"] = "mse"
     value_clip: Positive | None = None  # largest change of a value within one update that still counts
+    normalize_value: bool = False  # learn values in units of their targets' standard deviation
     entropy_kind: NonNegative = 0.01  # coefficient
     entropy_parameters: NonNegative = 0.001  # coefficient
     max_grad_norm: Positive = 0.5
