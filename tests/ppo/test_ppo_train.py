@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from toy import ToyCache, ToyPolicy, ToyWorld
+from toy import HeadedPolicy, ToyCache, ToyPolicy, ToyWorld
 
 from durotaxis import records
 from durotaxis.core.errors import UserError
@@ -198,6 +198,23 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, small, at):
     assert timeless(run) == timeless(whole)
     assert same_weights(policy_1, policy_2)
     assert state_1.best_score == state_2.best_score
+
+
+def test_values_of_terms_in_their_own_scale_train_record_and_resume(tmp_path):
+    """Statistics of values are part of the weights, so a resumed run goes on from them."""
+    ppo = SMALL.model_copy(update={"normalize_value": True})
+    run, policy_1, _ = run_small(tmp_path / "whole", policy=HeadedPolicy(), ppo=ppo)
+    for row in run.read(records.METRICS):
+        assert {"explained_variance/off", "explained_variance/right"} < row.keys()
+        assert records.unknown_columns(records.METRICS, row) == []
+    assert policy_1.critic.updates.tolist() == [6, 6]
+    with pytest.raises(Interrupted):
+        run_small(tmp_path / "cut", policy=HeadedPolicy(), ppo=ppo, world=Interrupting(4, 28))
+    again = RunDirectory.open(tmp_path / "cut")
+    _, policy_2, _ = run_small(None, run=again, policy=HeadedPolicy(seed=3), ppo=ppo, resume=True)
+    assert timeless(run) == timeless(again)
+    for key, value in policy_1.state_dict().items():
+        assert torch.equal(value, policy_2.state_dict()[key]), key
 
 
 class Scheduled(ToyPolicy):

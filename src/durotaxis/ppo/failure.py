@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from durotaxis.core.errors import UserError
-from durotaxis.ppo.checks import NonFiniteError
+from durotaxis.ppo.checks import NonFiniteError, require_finite_parameters
 from durotaxis.ppo.protocols import Policy
 from durotaxis.records import RecordError, write_atomic
 
@@ -68,8 +68,14 @@ def save_failure(path: Path, error: NonFiniteError, policy: Policy, run_seed: in
 def with_failure_saved(
     path: Path, error: NonFiniteError, policy: Policy, run_seed: int, iteration: int
 ) -> NonFiniteError:
-    """The same error, its message saying also where the evidence is, or why it could not be saved."""
+    """The same error, its message with iteration, seed, the first parameter that is not finite (if any), and
+    where the evidence is or why it could not be saved.
+    """
     place = f"{error}; iteration {iteration}, seed {run_seed}"
+    try:
+        require_finite_parameters(policy.named_parameters())
+    except NonFiniteError as cause:
+        place += f"; parameter {cause.tensor} is not finite"
     try:
         saved = f"batch and parameters are in {save_failure(path, error, policy, run_seed, iteration)}"
     except RecordError as refused:
@@ -96,11 +102,14 @@ def load_failure(path: Path | str) -> Failure:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dicts, tensors copied to the CPU without history."""
+    """What can be loaded without running code: dataclasses as dicts, tensors copied to the CPU, other objects
+    by their repr."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)

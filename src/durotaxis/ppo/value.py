@@ -1,8 +1,8 @@
 """Values of a state: one for the total reward, or one per reward term, and the scale they are learned in.
 
 A policy with the attribute `value_names` gives one value per name, [B,V]; they add up to the value of the
-state. Without it there is one value, `total`. Advantages are linear in rewards and values, so those of the values
-add up to that of the total.
+state. Without it there is one value, `total`. Advantages are linear in rewards and values, so those of
+the values add up to that of the total.
 """
 
 from __future__ import annotations
