@@ -120,7 +120,7 @@ def test_a_plain_head_is_a_linear_layer_to_the_bit():
         (("off", "wrong"), "policy predicts off, wrong, the world's reward terms are right, off; .*total"),
         (("off",), "policy predicts off, the world's"),
         (("off", "right", "third"), "policy predicts off, right, third, the world's"),
-        (("off", "off"), "policy predicts off, off, the world's"),
+        (("off", "right", "off"), "policy predicts off, right, off, the world's"),
     ],
 )
 def test_other_names_than_those_of_the_terms_are_refused(names, message):
