@@ -94,7 +94,11 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column("term/<name>", "1", "mean of one reward term per colony and step of the rollout"),
         Column("num_nodes", "count", "mean number of living nodes per colony in the rollout"),
         Column("policy_loss", "1", "clipped surrogate loss, mean over minibatches"),
-        Column("value_loss", "1", "value loss before its coefficient, mean over minibatches"),
+        Column(
+            "value_loss",
+            "1",
+            "value loss before its coefficient, mean over minibatches; with normalize_value, of normalised values",
+        ),
         Column("penalty", "1", "the policy's own regulariser, mean over minibatches; 0 when it has none"),
         Column("entropy_kind", "nat", "entropy of the kind, reduced over nodes as the loss does"),
         Column("entropy_parameters", "nat", "entropy of the spawn parameters, weighted by p(spawn)"),
@@ -105,6 +109,7 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column(
             "explained_variance", "1", "1 - Var(return target - value) / Var(return target); null when flat"
         ),
+        Column("explained_variance/<term>", "1", "the same for one reward term; with value_heads: terms"),
         Column("minibatches", "count", "minibatches that were used before the KL stop"),
         Column("learning_rate", "1", "base learning rate of the update"),
         Column("clip_range", "1", "of the update"),

@@ -53,7 +53,9 @@ def batch_of(policy, observation, cached=None):
         sample = distribution.sample(KEYS)
         log_prob = distribution.log_prob(sample)
     zero = torch.zeros_like(value)
-    return Batch(observation, cached, sample, distribution.node_mask, log_prob, value, zero, zero)
+    return Batch(
+        observation, cached, sample, distribution.node_mask, log_prob, value[:, None], zero, zero[:, None]
+    )
 
 
 OPTIONS = {

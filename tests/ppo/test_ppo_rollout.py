@@ -30,8 +30,9 @@ def test_shapes_and_contents():
     assert rollout.log_prob.shape == (20, 4, NUM_SLOTS)
     assert rollout.observation.nodes.shape == (20, 4, NUM_SLOTS, 4)
     assert rollout.cached.features.shape == (20, 4, NUM_SLOTS, 8)
-    for name in ("reward", "value", "next_value", "terminated", "truncated"):
+    for name in ("reward", "terminated", "truncated"):
         assert getattr(rollout, name).shape == (20, 4), name
+    assert rollout.value.shape == rollout.next_value.shape == (20, 4, 1)
     torch.testing.assert_close(rollout.reward, sum(rollout.terms.values()))
     assert slots.vector_step == 20
     assert torch.equal(rollout.log_prob[~rollout.node_mask], torch.zeros(int((~rollout.node_mask).sum())))
@@ -49,15 +50,15 @@ def test_truncated_steps_are_worth_their_own_last_observation():
         last = world.step(rollout.sample[t]).observation
     _, expected = policy(last)
     _, of_next_episode = policy(world.reset(hash_keys(SEED, Purpose.EPISODE, torch.arange(4), 1)))
-    torch.testing.assert_close(rollout.next_value[5], expected)
-    assert not torch.allclose(rollout.next_value[5], of_next_episode)
+    torch.testing.assert_close(rollout.next_value[5, :, 0], expected)
+    assert not torch.allclose(rollout.next_value[5, :, 0], of_next_episode)
 
 
 def test_terminated_steps_are_worth_nothing():
     rollout, _, rows = rollout_of(EagerPolicy())
     assert rollout.terminated.any()
     assert not rollout.truncated.any()
-    assert torch.equal(rollout.next_value[rollout.terminated], torch.zeros(int(rollout.terminated.sum())))
+    assert torch.equal(rollout.next_value[rollout.terminated], torch.zeros(int(rollout.terminated.sum()), 1))
     assert all(row["success"] and row["reason"] == "success" and row["length"] == 4 for row in rows)
 
 
@@ -66,7 +67,8 @@ def test_running_steps_are_worth_the_next_value():
     running = ~rollout.ended
     assert torch.equal(rollout.next_value[:-1][running[:-1]], rollout.value[1:][running[:-1]])
     policy = ToyPolicy()
-    assert torch.equal(rollout.next_value[-1][running[-1]], policy(slots.observation)[1][running[-1]])
+    last = policy(slots.observation)[1][running[-1]]
+    assert torch.equal(rollout.next_value[-1, :, 0][running[-1]], last)
 
 
 def test_stored_observation_is_before_the_step_and_reset_after_the_end():

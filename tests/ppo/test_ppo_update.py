@@ -118,7 +118,7 @@ def test_advantages_are_normalised_once_over_the_rollout():
     batch, _ = prepare(rollout, CONFIG)
     assert float(batch.advantage.mean()) == pytest.approx(0.0, abs=1e-6)
     raw, _ = prepare(rollout, CONFIG.model_copy(update={"normalize_advantage": False}))
-    torch.testing.assert_close(raw.target, raw.advantage + raw.value)
+    torch.testing.assert_close(raw.target[:, 0], raw.advantage + raw.value[:, 0])
     assert torch.equal(raw.target, batch.target)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from durotaxis.agent import ValueHead
 from durotaxis.core.randomness import hash_keys, normal, uniform
 from durotaxis.core.schedule import Clock
 from durotaxis.core.struct import Struct
@@ -212,3 +213,20 @@ class ToyPolicy(nn.Module):
             "actor": [*self.body.parameters(), *self.head.parameters()],
             "critic": list(self.critic.parameters()),
         }
+
+
+class HeadedPolicy(ToyPolicy):
+    """A toy with one value per reward term; the world lists them the other way round."""
+
+    def __init__(self, names: tuple[str, ...] = ("off", "right"), seed: int = 0) -> None:
+        super().__init__(seed)
+        self.value_names = names
+        self.critic = ValueHead(self.critic.in_features, len(names))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.critic.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+    @property
+    def value_head(self) -> ValueHead:
+        return self.critic

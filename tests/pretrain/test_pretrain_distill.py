@@ -170,6 +170,25 @@ def test_the_first_colonies_are_driven_by_the_student_and_the_others_by_the_teac
     assert not same(by_student, lesson(other, 4))
 
 
+def test_a_student_with_values_of_terms_learns_the_value_of_the_state():
+    teacher, like = make_agent(0), make_agent(1)
+    student = Agent(like.encoder, like.config, value_heads="terms", reward_terms=("a", "b")).eval()
+
+    def lesson_of(teacher, student):
+        world = make_world()
+        return play(world, teacher, student, sit_down(world, 0, 1), 2, 0, 0, 1)[0]
+
+    lesson = lesson_of(teacher, student)
+    with torch.no_grad():
+        wrong = student(lesson.observation)[1].sum(1) - teacher(lesson.observation)[1]
+    found = measure(student, lesson)["value_error"]
+    assert found == pytest.approx(float(wrong.square().mean().sqrt()), rel=1e-4)
+    (row,) = distill(make_world(), teacher, student, CONFIG.model_copy(update={"total_steps": 8}), 0)
+    assert row["value_loss"] > 0
+    by_terms = lesson_of(student, teacher)
+    torch.testing.assert_close(by_terms.targets.value, student(by_terms.observation)[1].sum(1).detach())
+
+
 def test_a_lesson_is_what_the_teacher_says_of_its_states():
     teacher, student = make_agent(0, use_wsa=False), make_agent(1)
     world = make_world()

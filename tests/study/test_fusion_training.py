@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from durotaxis import records
+from durotaxis.agent import ActionSample, PTMFeatures
 from durotaxis.core.errors import UserError
+from durotaxis.env import DurotaxisEnv, Observation
+from durotaxis.env.reward import TERMS
 from durotaxis.fusion import RULES
-from durotaxis.ppo import Interrupted, load
+from durotaxis.ppo import Interrupted, NonFiniteError, collect, load, load_failure, save_failure, start
 from durotaxis.records import RunDirectory
 from durotaxis.study.evaluation import open_run
 from durotaxis.study.run import prepare, prepare_resume
@@ -67,6 +70,40 @@ def test_every_rule_trains(tmp_path, fusion):
     # Not read by `first`; and a bias that all scores share changes no softmax.
     unread = ("ptms.two.", "ptms.late.") if fusion == "first" else ("fusion.output_layer.bias",)
     assert [name for name in still if not name.startswith(unread)] == []
+
+
+def test_values_of_terms_in_their_own_scale_train(tmp_path):
+    overrides = ["actor_critic.value_heads=terms", "ppo.normalize_value=true", *wsa(fusion="mean")]
+    training = job(tmp_path / "run", *overrides, "actor_critic.image.readout=pooled")
+    assert training.policy.value_names == tuple(TERMS)
+    training.train()
+    for row in training.run.read(records.METRICS):
+        assert {f"explained_variance/{name}" for name in TERMS} < row.keys()
+        assert row["explained_variance/recovery"] is None or row["explained_variance/recovery"] <= 1.0
+    head = open_run(tmp_path / "run").policy.value_head
+    effort, survival = list(TERMS).index("effort"), list(TERMS).index("survival")
+    assert int(head.updates[effort]) == 2
+    assert float(head.std[effort]) > float(head.std[survival])
+    assert bool(torch.isfinite(head.weight).all())
+
+
+def test_a_poisoned_actor_is_named_and_seen_again_in_its_file(tmp_path):
+    """Not in the observation that its NaN would have led to."""
+    training = job(tmp_path / "run", *wsa(fusion="mean"), "actor_critic.image.readout=pooled")
+    policy, config = training.policy, training.config
+    with torch.no_grad():
+        policy.actor.heads.discrete_head.weight[0, 0] = torch.nan
+    world = DurotaxisEnv(config.env, 4, validate=False)
+    with pytest.raises(NonFiniteError, match="log_prob holds nan") as caught:
+        collect(world, policy, start(world, policy, 1), 2, 1)
+    failure = load_failure(save_failure(tmp_path / "failure.pt", caught.value, policy, 1, 1))
+    fresh = job(tmp_path / "other", *wsa(fusion="mean"), "actor_critic.image.readout=pooled").policy
+    fresh.load_state_dict(failure.model)
+    seen = failure.evidence
+    distribution, _ = fresh(Observation.from_dict(seen["before"]), PTMFeatures.from_dict(seen["cached"]))
+    again = distribution.log_prob(ActionSample.from_dict(seen["sample"]))
+    assert torch.equal(again.isnan(), seen["log_prob"].isnan())
+    assert again.isnan().any()
 
 
 SCHEDULED = wsa(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from durotaxis.agent.config import ImageConfig as ImageConfig
     from durotaxis.agent.config import SimplicialConfig as SimplicialConfig
     from durotaxis.agent.critic import Critic as Critic
+    from durotaxis.agent.critic import ValueHead as ValueHead
+    from durotaxis.agent.critic import state_value as state_value
     from durotaxis.agent.distributions import ActionDistribution as ActionDistribution
     from durotaxis.agent.distributions import ActionParameters as ActionParameters
     from durotaxis.agent.distributions import ActionSample as ActionSample
@@ -38,6 +40,8 @@ _HOME = {
     "ImageConfig": "config",
     "SimplicialConfig": "config",
     "Critic": "critic",
+    "ValueHead": "critic",
+    "state_value": "critic",
     "ActionDistribution": "distributions",
     "ActionParameters": "distributions",
     "ActionSample": "distributions",

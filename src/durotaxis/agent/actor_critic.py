@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from durotaxis.agent.actor import Actor, ActorOutput, PictureActor, WSAEnhancedActor
 from durotaxis.agent.config import ActorCriticConfig, EncoderConfig
-from durotaxis.agent.critic import Critic
+from durotaxis.agent.critic import TOTAL, Critic, ValueHead
 from durotaxis.agent.distributions import ActionDistribution, ActionSample
 from durotaxis.agent.encoder import Encoder
 from durotaxis.agent.graph import FlatGraph, flatten
@@ -63,6 +63,7 @@ class HybridActorCritic(nn.Module):
             `ActorCriticConfig`; or an object with such an attribute `actor_critic` (and `encoder`).
         spawn_bounds: lower and upper bounds of the spawn parameters, four each.
         observes_field: whether the critic sees the observed field; by default when the picture is the field.
+        reward_terms: names of the world's reward terms; read with `value_heads: terms` alone.
         overrides: keys of `actor_critic`, over what the config says; mappings are merged.
 
     Attributes:
@@ -82,6 +83,7 @@ class HybridActorCritic(nn.Module):
         *,
         spawn_bounds: Bounds = SPAWN_BOUNDS,
         observes_field: bool | None = None,
+        reward_terms: Sequence[str] = (),
         **overrides: Any,
     ) -> None:
         super().__init__()
@@ -94,7 +96,8 @@ class HybridActorCritic(nn.Module):
         # The critic first: from one seed it starts the same in both arms, whatever the actor draws.
         if observes_field is None:
             observes_field = config.image.source == "field"
-        self.critic = Critic(self.encoder.out_dim, self.hidden_dim, self.dropout_rate, observes_field)
+        names = _value_names(config, reward_terms)
+        self.critic = Critic(self.encoder.out_dim, self.hidden_dim, self.dropout_rate, observes_field, names)
         self.actor = build_actor(config, self.encoder.out_dim)
         readers = self.actor.extractor.graph_readers
         if config.image.scope == "node" and readers:
@@ -108,7 +111,7 @@ class HybridActorCritic(nn.Module):
     def forward(
         self, observation: Observation, cached: PTMFeatures | None = None
     ) -> tuple[ActionDistribution, Tensor]:
-        """Distribution over the actions of all nodes, and values [B].
+        """Distribution over the actions of all nodes, and values: [B], or [B,V] with `value_heads: terms`.
 
         Args:
             observation: scaled; N may be cropped to the largest living count.
@@ -230,6 +233,16 @@ class HybridActorCritic(nn.Module):
         }
 
     @property
+    def value_names(self) -> tuple[str, ...]:
+        """What the critic's values are of: the total, or the reward terms whose values add up to it."""
+        return self.critic.value_names
+
+    @property
+    def value_head(self) -> ValueHead:
+        """The critic's last layer, which can follow the scale of the values."""
+        return self.critic.value_head
+
+    @property
     def ptm_names(self) -> list[str]:
         """Names of the pre-trained models, in the order of attention."""
         return list(self.actor.extractor.names)
@@ -341,6 +354,17 @@ def build_actor(config: ActorCriticConfig, encoder_out_dim: int) -> PictureActor
         image=config.image,
         embedding_dim=wsa.embedding_dim,
     )
+
+
+def _value_names(config: ActorCriticConfig, reward_terms: Sequence[str]) -> tuple[str, ...]:
+    if config.value_heads == "total":
+        return TOTAL
+    if not reward_terms:
+        raise UserError(
+            "actor_critic.value_heads=terms needs the names of the reward terms: pass "
+            "reward_terms=tuple(durotaxis.env.reward.TERMS), or set actor_critic.value_heads=total"
+        )
+    return tuple(reward_terms)
 
 
 def _pad(flat: Tensor, node_mask: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class ActorCriticConfig(Config):
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)  # pre-training only: PPO's policy is in eval mode
     image: ImageConfig = ImageConfig()
     wsa_config: WSAConfig = WSAConfig()
+    value_heads: Literal["total", "terms"] = "total"  # what the critic predicts: the return, or each term's
     cache_budget_mb: float = Field(default=4096.0, gt=0)  # most that a rollout may keep of frozen models
 
     other_spellings: ClassVar[Mapping[str, str]] = {

@@ -5,6 +5,7 @@ from durotaxis.ppo.checkpoint import Checkpoint, TrainState, library_versions, l
 from durotaxis.ppo.checks import FrozenError, InvariantError, NonFiniteError, RatioError
 from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
 from durotaxis.ppo.evaluate import EvaluationStep, evaluate, report_seeds, summarize, tuning_seeds
+from durotaxis.ppo.failure import FAILURE, Failure, load_failure, save_failure, with_failure_saved
 from durotaxis.ppo.monitor import Status
 from durotaxis.ppo.protocols import Distribution, Policy, StepResult, World
 from durotaxis.ppo.rollout import Rollout, collect, start
@@ -12,9 +13,11 @@ from durotaxis.ppo.train import Interrupted, train
 from durotaxis.ppo.update import make_optimizer, update
 
 __all__ = [
+    "FAILURE",
     "Checkpoint",
     "Distribution",
     "EvaluationStep",
+    "Failure",
     "FrozenError",
     "Interrupted",
     "InvariantError",
@@ -35,13 +38,16 @@ __all__ = [
     "generalized_advantage",
     "library_versions",
     "load",
+    "load_failure",
     "load_policy",
     "make_optimizer",
     "normalize",
     "report_seeds",
+    "save_failure",
     "start",
     "summarize",
     "train",
     "tuning_seeds",
     "update",
+    "with_failure_saved",
 ]

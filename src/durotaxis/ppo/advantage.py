@@ -9,23 +9,24 @@ from durotaxis.core.shapes import Bool, Float
 
 
 def generalized_advantage(
-    reward: Float[Tensor, "T B"],
-    value: Float[Tensor, "T B"],
-    next_value: Float[Tensor, "T B"],
+    reward: Float[Tensor, "T B *V"],
+    value: Float[Tensor, "T B *V"],
+    next_value: Float[Tensor, "T B *V"],
     ended: Bool[Tensor, "T B"],
     discount: float,
     gae_lambda: float,
-) -> Float[Tensor, "T B"]:
+) -> Float[Tensor, "T B *V"]:
     """GAE(λ), with the trace cut at the end of every episode (Schulman et al. 2016, eq. 16).
 
         δ_t = r_t + γ v'_t - v_t
         A_t = δ_t + γ λ (1 - ended_t) A_{t+1},    A_T = 0
 
     How an episode ended is told by `next_value` alone: 0 after a termination, the value of the episode's own
-    last observation after a truncation. So nothing ever leaks in from the episode that follows.
+    last observation after a truncation. So nothing ever leaks in from the episode that follows. All is linear
+    in (r, v, v'): the advantages of values that add up, for rewards that add up, add up.
 
     Args:
-        reward: r_t.
+        reward: r_t; here and below the last dimension, where there is one, runs over several values.
         value: v_t = V(observation at t).
         next_value: v'_t = V(observation after step t) · (1 - terminated_t).
         ended: terminated or truncated at step t.
@@ -33,12 +34,13 @@ def generalized_advantage(
         gae_lambda: λ in [0, 1]; 0 is the one-step error, 1 the discounted return minus v.
 
     Returns:
-        A_t, float32. The value target is A_t + v_t.
+        A_t, in the dtype of its inputs. The value target is A_t + v_t.
     """
-    if not reward.shape == value.shape == next_value.shape == ended.shape:
+    if not reward.shape == value.shape == next_value.shape or reward.shape[:2] != ended.shape:
         raise ValueError(f"shapes differ: {reward.shape}, {value.shape}, {next_value.shape}, {ended.shape}")
-    delta = reward.float() + discount * next_value.float() - value.float()
-    decay = discount * gae_lambda * (~ended).float()
+    delta = reward + discount * next_value - value
+    decay = discount * gae_lambda * (~ended).to(delta.dtype)
+    decay = decay.view(decay.shape + (1,) * (delta.dim() - 2))
     advantage = torch.empty_like(delta)
     running = torch.zeros_like(delta[0])
     for t in reversed(range(len(delta))):

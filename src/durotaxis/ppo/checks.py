@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +21,18 @@ class InvariantError(RuntimeError):
 
 
 class NonFiniteError(InvariantError):
-    """A tensor holds NaN or infinity."""
+    """A tensor holds NaN or infinity.
+
+    Attributes:
+        tensor: its dotted name.
+        evidence: what was at hand when it was found: what held the tensor, and what went into it, such as the
+            minibatch and its place in the update.
+    """
+
+    def __init__(self, message: str, tensor: str = "", evidence: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.tensor = tensor
+        self.evidence: dict[str, Any] = dict(evidence or {})
 
 
 class RatioError(InvariantError):
@@ -34,7 +46,7 @@ class FrozenError(InvariantError):
 def require_finite(tree: Any, name: str) -> None:
     """Raise NonFiniteError when any float tensor of a Struct, dict or tensor is not finite.
 
-    The message names the tensor, the first bad entry and how many there are.
+    The message names the tensor, the first bad entry and how many there are; the evidence is `tree`.
     """
     for path, tensor in named_tensors(tree, name):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -42,8 +54,33 @@ def require_finite(tree: Any, name: str) -> None:
             first = tuple(bad[0].tolist())
             raise NonFiniteError(
                 f"{path} holds {float(tensor[first])} at index {list(first)} "
-                f"({len(bad)} of {tensor.numel()} entries are not finite)"
+                f"({len(bad)} of {tensor.numel()} entries are not finite)",
+                path,
+                {name: tree},
             )
+
+
+@contextmanager
+def evidence(at_hand: Mapping[str, Any]) -> Iterator[None]:
+    """Adds what is at hand by then to the evidence of a NonFiniteError that passes through."""
+    try:
+        yield
+    except NonFiniteError as error:
+        error.evidence = {**at_hand, **error.evidence}
+        raise
+
+
+@torch.no_grad()
+def require_finite_parameters(parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise NonFiniteError, naming the first of these named tensors that is not finite.
+
+    One pass over all of them; the largest magnitude cannot overflow as a sum of squares can.
+    """
+    named = dict(parameters)
+    largest = torch._foreach_norm(list(named.values()), torch.inf)
+    if not bool(torch.isfinite(torch.stack(largest)).all()):
+        for name, parameter in named.items():
+            require_finite(parameter, name)
 
 
 def require_ratio_one(error: float, ratio: str) -> None:

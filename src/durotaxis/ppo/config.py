@@ -41,6 +41,7 @@ class PPOConfig(Config):
     value_coefficient: NonNegative = 0.5
     value_loss: Literal["mse", "huber"] = "mse"
     value_clip: Positive | None = None  # largest change of a value within one update that still counts
+    normalize_value: bool = False  # learn values in units of their targets' standard deviation
     entropy_kind: NonNegative | Schedule[NonNegative] = 0.01  # coefficient, or a schedule of it
     entropy_parameters: NonNegative | Schedule[NonNegative] = 0.001  # coefficient, or a schedule of it
     max_grad_norm: Positive = 0.5

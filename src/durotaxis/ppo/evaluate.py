@@ -11,9 +11,10 @@ from torch import Tensor
 
 from durotaxis.core.randomness import Purpose, hash_keys
 from durotaxis.core.struct import Struct
-from durotaxis.ppo.checks import require_finite
+from durotaxis.ppo.checks import evidence, require_finite
 from durotaxis.ppo.protocols import Distribution, Policy, StepResult, World
 from durotaxis.ppo.tally import Tally, finished_rows, mean_of
+from durotaxis.ppo.value import as_heads
 
 TUNING_SEED = 1_000_000
 REPORT_SEED = 2_000_000
@@ -33,7 +34,7 @@ class EvaluationStep:
     observation: Struct  # [A,...] before the step
     distribution: Distribution
     action: Any  # [A,...] in the world's units
-    value: Tensor  # [A]
+    value: Tensor  # [A], of the total reward
     result: StepResult  # [B,...]
 
 
@@ -92,15 +93,14 @@ def evaluate(
         sample = distribution.mode() if deterministic else distribution.sample(keys)
         action = policy.to_action(sample, seen)
         result = world.step(_spread(action, slots, world.num_colonies))
-        for name, tensor in (
-            ("observation", result.observation),
-            ("reward", result.reward),
-            ("value", value),
-        ):
-            require_finite(tensor, name)
+        with evidence({"before": seen, "sample": sample, "action": action, "result": result}):
+            require_finite(value, "value")
+            require_finite(result.observation, "observation")
+            require_finite(result.reward, "reward")
         if on_step is not None:
             episodes, lengths = queue.episode[slots], tally.length[slots]
-            on_step(EvaluationStep(slots, episodes, lengths, seen, distribution, action, value, result))
+            total = as_heads(value).sum(-1)
+            on_step(EvaluationStep(slots, episodes, lengths, seen, distribution, action, total, result))
         tally = tally.add(result)
         ended = result.terminated | result.truncated
         observation = result.observation

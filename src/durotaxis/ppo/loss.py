@@ -81,15 +81,17 @@ def clip_fraction(
 
 
 def value_loss(
-    value: Float[Tensor, " B"],
-    target: Float[Tensor, " B"],
-    old_value: Float[Tensor, " B"],
+    value: Float[Tensor, " B *V"],
+    target: Float[Tensor, " B *V"],
+    old_value: Float[Tensor, " B *V"],
     kind: Literal["mse", "huber"],
     clip: float | None,
 ) -> Float[Tensor, ""]:
     """Half the squared error, or the Huber loss with threshold 1; both have slope (value - target) near 0.
 
     With `clip`, the larger of the losses of the value and of the value held within `clip` of the old one.
+    Of several values the mean, not the sum, is taken: a critic of V values then weighs as much against the
+    policy, with which it shares the encoder, as a critic of one.
     """
 
     def loss(prediction: Tensor) -> Tensor:
@@ -124,9 +126,9 @@ def ppo_loss(
     node_mask: Bool[Tensor, "B N"],
     advantage: Float[Tensor, " B"],
     entropy: tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]],
-    value: Float[Tensor, " B"],
-    target: Float[Tensor, " B"],
-    old_value: Float[Tensor, " B"],
+    value: Float[Tensor, " B *V"],
+    target: Float[Tensor, " B *V"],
+    old_value: Float[Tensor, " B *V"],
     penalty: Float[Tensor, ""],
     clip_range: float = 0.2,
     ratio: Ratio = "node",

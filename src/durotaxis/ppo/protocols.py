@@ -125,10 +125,15 @@ class Distribution(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """A torch module. `frozen` parts are those whose parameters need no gradient."""
+    """A torch module. `frozen` parts are those whose parameters need no gradient.
+
+    Two optional attributes: `value_names`, names of the reward terms that it has values of, whose sum is the
+    value of the state; without it, one value is of the total. And `value_head`, a `ppo.value.ValueScale`, for
+    ppo.normalize_value.
+    """
 
     def __call__(self, observation: Any, cached: Any = None) -> tuple[Distribution, Tensor]:
-        """The action distribution and the value [B]."""
+        """The action distribution and the value: [B], or one per name of `value_names`, [B,V]."""
 
     def begin_iteration(self, when: Clock) -> bool:
         """Follow whatever schedules there are, as a pure function of where training stands.

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from durotaxis.core.randomness import Purpose, hash_keys
 from durotaxis.core.struct import Struct
-from durotaxis.ppo.checks import require_finite
+from durotaxis.ppo.checks import evidence, require_finite
 from durotaxis.ppo.protocols import Policy, StepResult, World
 from durotaxis.ppo.tally import Tally, finished_rows
+from durotaxis.ppo.value import as_heads, require_names, value_names
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class Rollout(Struct):
     sample: Struct  # what the policy drew
     node_mask: Tensor  # [T,B,N] bool
     log_prob: Tensor  # [T,B,N] float32, under the policy that drew
-    value: Tensor  # [T,B] float32, V(observation)
+    value: Tensor  # [T,B,V] float32, values of the observation
     reward: Tensor  # [T,B] float32
     terms: dict[str, Tensor]  # {name: [T,B] float32}
     terminated: Tensor  # [T,B] bool
     truncated: Tensor  # [T,B] bool
-    next_value: Tensor  # [T,B] float32, V(observation after the step, before any reset)·(1 - terminated)
+    next_value: Tensor  # [T,B,V] float32, values after the step, before any reset, times (1 - terminated)
 
     @property
     def ended(self) -> Tensor:
@@ -92,52 +93,70 @@ def collect(
         The rollout [T,B], the new slots, and one row per finished episode.
 
     Raises:
-        NonFiniteError: an observation, reward, value or log-probability is not finite.
+        NonFiniteError: an observation, reward, value or log-probability is not finite; its evidence is what
+            the policy saw and drew, and what came of it.
+        UserError: the policy's `value_names` are not the names of the world's reward terms.
     """
     steps: list[Rollout] = []
     finished: list[dict[str, Any]] = []
     index = torch.arange(world.num_colonies, device=slots.seed.device)
     for _ in range(num_steps):
-        distribution, value = policy(slots.observation, slots.cached)
-        sample = distribution.sample(hash_keys(run_seed, Purpose.POLICY, slots.vector_step, index))
-        result = world.step(policy.to_action(sample, slots.observation))
-        steps.append(
-            Rollout(
-                observation=slots.observation,
-                cached=slots.cached,
-                sample=sample,
-                node_mask=distribution.node_mask,
-                log_prob=distribution.log_prob(sample),
-                value=value.float(),
-                reward=result.reward.float(),
-                terms=result.terms,
-                terminated=result.terminated,
-                truncated=result.truncated,
-                next_value=_final_value(policy, result),
-            )
-        )
-        _check_step(steps[-1], result)
-        slots, rows = _advance(world, policy, slots, result, run_seed)
+        keys = hash_keys(run_seed, Purpose.POLICY, slots.vector_step, index)
+        with evidence({"vector_step": slots.vector_step, "seed": slots.seed}):
+            step, result = _take_step(world, policy, slots, keys)
+            steps.append(step)
+            slots, rows = _advance(world, policy, slots, result, run_seed)
         finished += rows
-    return _join(steps, policy(slots.observation, slots.cached)[1].float()), slots, finished
+    with evidence({"before": slots.observation, "cached": slots.cached}):
+        value = as_heads(policy(slots.observation, slots.cached)[1]).float()
+        require_finite(value, "value")
+    return _join(steps, value), slots, finished
 
 
-def _final_value(policy: Policy, result: StepResult) -> Tensor:
-    """Value of the last observation of truncated episodes, 0 elsewhere, [B]."""
-    value = torch.zeros_like(result.reward, dtype=torch.float32)
+def _take_step(world: World, policy: Policy, slots: Slots, keys: Tensor) -> tuple[Rollout, StepResult]:
+    """Let the policy act once. Everything is checked as it arises, so that the first cause is named."""
+    before, cached = slots.observation, slots.cached
+    at_hand: dict[str, Any] = {"before": before, "cached": cached}
+    with evidence(at_hand):
+        distribution, value = policy(before, cached)
+        value = as_heads(value).float()
+        require_finite(value, "value")
+        sample = at_hand["sample"] = distribution.sample(keys)
+        log_prob = distribution.log_prob(sample)
+        require_finite(log_prob, "log_prob")
+        action = at_hand["action"] = policy.to_action(sample, before)
+        result = at_hand["result"] = world.step(action)
+        require_finite(result.observation, "observation")
+        require_finite(result.reward, "reward")
+        require_names(value_names(policy), value, result.terms)
+        next_value = _final_value(policy, result, value)
+        require_finite(next_value, "next_value")
+    return (
+        Rollout(
+            observation=before,
+            cached=cached,
+            sample=sample,
+            node_mask=distribution.node_mask,
+            log_prob=log_prob,
+            value=value,
+            reward=result.reward.float(),
+            terms=result.terms,
+            terminated=result.terminated,
+            truncated=result.truncated,
+            next_value=next_value,
+        ),
+        result,
+    )
+
+
+def _final_value(policy: Policy, result: StepResult, value: Tensor) -> Tensor:
+    """Values of the last observation of truncated episodes, 0 elsewhere, [B,V], like `value`."""
+    values = torch.zeros_like(value)
     bootstrapped = result.truncated & ~result.terminated
     if bool(bootstrapped.any()):
         final = result.observation[bootstrapped]
-        value[bootstrapped] = policy(final, policy.precompute(final))[1].float()
-    return value
-
-
-def _check_step(step: Rollout, result: StepResult) -> None:
-    require_finite(result.observation, "observation")
-    require_finite(step.reward, "reward")
-    require_finite(step.log_prob, "log_prob")
-    require_finite(step.value, "value")
-    require_finite(step.next_value, "next_value")
+        values[bootstrapped] = as_heads(policy(final, policy.precompute(final))[1]).float()
+    return values
 
 
 def _advance(
@@ -166,7 +185,7 @@ def _join(steps: list[Rollout], value_after: Tensor) -> Rollout:
     """Stack steps to [T,B] and fill `next_value` where the episode went on."""
     rollout = Rollout.stack(steps)
     following = torch.cat([rollout.value[1:], value_after[None]])
-    next_value = torch.where(rollout.ended, rollout.next_value, following)
+    next_value = torch.where(rollout.ended[..., None], rollout.next_value, following)
     return dataclasses.replace(rollout, next_value=next_value)
 
 

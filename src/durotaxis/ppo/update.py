@@ -16,11 +16,18 @@ from durotaxis.core.schedule import Clock, fixed
 from durotaxis.core.spelling import did_you_mean
 from durotaxis.core.struct import Struct
 from durotaxis.ppo.advantage import explained_variance, generalized_advantage, normalize
-from durotaxis.ppo.checks import InvariantError, require_finite, require_ratio_one
+from durotaxis.ppo.checks import (
+    InvariantError,
+    evidence,
+    require_finite,
+    require_finite_parameters,
+    require_ratio_one,
+)
 from durotaxis.ppo.config import PPOConfig
 from durotaxis.ppo.loss import LossParts, ppo_loss
 from durotaxis.ppo.protocols import Policy
 from durotaxis.ppo.rollout import Rollout, narrow_nodes, num_used_slots
+from durotaxis.ppo.value import TOTAL, as_heads, follow_targets, split_reward, value_names, value_scale
 
 ADAM_EPSILON = 1e-5
 
@@ -34,9 +41,9 @@ class Batch(Struct):
     sample: Struct
     node_mask: Tensor  # [M,N] bool
     log_prob: Tensor  # [M,N] float32, under the policy of the rollout
-    value: Tensor  # [M] float32, likewise
+    value: Tensor  # [M,V] float32, likewise
     advantage: Tensor  # [M] float32
-    target: Tensor  # [M] float32, what the value should be
+    target: Tensor  # [M,V] float32, what the values should be
 
     node_fields: ClassVar[tuple[str, ...]] = ("node_mask", "log_prob")
 
@@ -45,7 +52,8 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> Optimizer:
     """Adam with one group per part of the policy.
 
     Raises:
-        UserError: `learning_rate_factors` names a part that the policy does not have, or one that is frozen.
+        UserError: `learning_rate_factors` names a part that the policy does not have, or one that is frozen;
+            or the policy lacks what `normalize_value` needs.
         InvariantError: the parts overlap or leave out a trainable parameter.
     """
     parts = {name: parameters for name, parameters in policy.parameter_groups().items() if parameters}
@@ -63,6 +71,8 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> Optimizer:
             f"ppo.learning_rate_factors: no part {', '.join(unknown)}{hint}; "
             f"this policy has {', '.join(known)}"
         )
+    if config.normalize_value:
+        value_scale(policy)
     listed = [id(parameter) for parameters in parts.values() for parameter in parameters]
     if len(set(listed)) != len(listed) or set(listed) != trainable_parameters(policy):
         raise InvariantError("Policy.parameter_groups must list every trainable parameter exactly once")
@@ -128,13 +138,25 @@ def add_parameters(optimizer: Optimizer, policy: Policy, config: PPOConfig) -> l
     return added
 
 
-def prepare(rollout: Rollout, config: PPOConfig) -> tuple[Batch, dict[str, int | float | None]]:
-    """Advantages and value targets of a rollout, flattened to colony-steps [T·B]."""
-    advantage = generalized_advantage(
-        rollout.reward, rollout.value, rollout.next_value, rollout.ended, config.discount, config.gae_lambda
+def prepare(
+    rollout: Rollout, config: PPOConfig, names: tuple[str, ...] = TOTAL
+) -> tuple[Batch, dict[str, int | float | None]]:
+    """Advantages and value targets of a rollout, flattened to colony-steps [T·B].
+
+    Args:
+        names: what its values are of; see `ppo.value.value_names`.
+    """
+    reward = split_reward(names, rollout.reward, rollout.terms)
+    of_values = generalized_advantage(
+        reward, rollout.value, rollout.next_value, rollout.ended, config.discount, config.gae_lambda
     )
-    target = advantage + rollout.value
-    statistics = {"explained_variance": explained_variance(rollout.value, target)}
+    target, advantage = of_values + rollout.value, of_values.sum(-1)
+    require_finite(target, "target")
+    statistics = {"explained_variance": explained_variance(rollout.value.sum(-1), target.sum(-1))}
+    if names != TOTAL:
+        for i, name in enumerate(names):
+            explained = explained_variance(rollout.value[..., i], target[..., i])
+            statistics[f"explained_variance/{name}"] = explained
     flat = rollout.flatten()
     batch = Batch(
         observation=flat.observation,
@@ -144,7 +166,7 @@ def prepare(rollout: Rollout, config: PPOConfig) -> tuple[Batch, dict[str, int |
         log_prob=flat.log_prob,
         value=flat.value,
         advantage=(normalize(advantage) if config.normalize_advantage else advantage).flatten(),
-        target=target.flatten(),
+        target=target.flatten(0, 1),
     )
     return batch, statistics
 
@@ -159,18 +181,23 @@ def minibatch_indices(
 
 
 def minibatch_loss(policy: Policy, batch: Batch, config: PPOConfig) -> LossParts:
-    """The loss of `policy` on a minibatch, narrowed to its largest colony."""
+    """The loss of `policy` on a minibatch, narrowed to its largest colony.
+
+    With `normalize_value`, the value loss is in units of the standard deviation of each value's targets, and
+    so are `value_clip` and the threshold of the Huber loss.
+    """
     distribution, value = policy(batch.observation, batch.cached)
     penalty = getattr(distribution, "penalty", None)
+    unit = value_scale(policy).std if config.normalize_value else 1.0
     return ppo_loss(
         log_prob=distribution.log_prob(batch.sample),
         old_log_prob=batch.log_prob,
         node_mask=batch.node_mask,
         advantage=batch.advantage,
         entropy=distribution.entropy(),
-        value=value.float(),
-        target=batch.target,
-        old_value=batch.value,
+        value=as_heads(value).float() / unit,
+        target=batch.target / unit,
+        old_value=batch.value / unit,
         penalty=value.new_zeros(()) if penalty is None else penalty,
         clip_range=fixed(config.clip_range),
         ratio=config.ratio,
@@ -195,9 +222,29 @@ def update(
 
     Raises:
         RatioError: the first minibatch, before any step, does not give the rollout's probabilities.
-        NonFiniteError: the loss or a gradient is not finite.
+        NonFiniteError: a target, the loss, a gradient or a parameter is not finite; its evidence is the
+            minibatch and its place in the update.
     """
-    batch, statistics = prepare(rollout, config)
+    at_hand: dict[str, Any] = {"iteration": iteration}
+    with evidence(at_hand):
+        statistics = _learn(policy, optimizer, rollout, config, run_seed, iteration, at_hand)
+        require_finite_parameters(policy.named_parameters())
+    return statistics
+
+
+def _learn(
+    policy: Policy,
+    optimizer: Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    run_seed: int,
+    iteration: int,
+    at_hand: dict[str, Any],
+) -> dict[str, int | float | None]:
+    """What `update` does; keeps in `at_hand` what it is working on."""
+    batch, statistics = prepare(rollout, config, value_names(policy))
+    if config.normalize_value:
+        follow_targets(policy, batch.target)
     used: list[dict[str, float]] = []
     ratio_error: float | None = None
     kl_max = 0.0
@@ -205,7 +252,9 @@ def update(
         for index in minibatch_indices(len(batch.value), config.num_minibatches, run_seed, iteration, epoch):
             index = index.to(batch.value.device)
             width = num_used_slots(batch.node_mask[index])
-            parts = minibatch_loss(policy, narrow_nodes(batch, width)[index], config)
+            minibatch = narrow_nodes(batch, width)[index]
+            at_hand |= {"epoch": epoch, "index": index, "minibatch": minibatch}
+            parts = minibatch_loss(policy, minibatch, config)
             require_finite(parts.total.detach(), "loss")
             if ratio_error is None:
                 ratio_error = float(parts.ratio_error)

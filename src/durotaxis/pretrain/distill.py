@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from durotaxis.agent import ActionDistribution, HybridActorCritic, PTMFeatures
+from durotaxis.agent import ActionDistribution, HybridActorCritic, PTMFeatures, state_value
 from durotaxis.core.config import Config
 from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, hash_keys
@@ -181,7 +181,7 @@ def measure(student: HybridActorCritic, lesson: Lesson, batch: int = 128) -> dic
         part = lesson[rows]
         distribution, value = student(part.observation, part.cached)
         kl.append(action_kl(part.targets, distribution).sum(1))
-        error.append(value - part.targets.value)
+        error.append(state_value(value) - part.targets.value)
     total, nodes = torch.cat(kl), lesson.observation.node_mask.sum()
     return {
         "kl": float(total.mean()),
@@ -207,7 +207,7 @@ def _learn(
             part = lesson[rows]
             distribution, value = student(part.observation, part.cached)
             kl = action_kl(part.targets, distribution).sum(1).mean()
-            error = (value - part.targets.value).square().mean()
+            error = (state_value(value) - part.targets.value).square().mean()
             loss = kl + config.value_coefficient * error
             if not bool(loss.isfinite()):
                 raise UserError(
@@ -288,7 +288,7 @@ def play(
             sample = student(mine, part)[0].sample(keys[:driven])
             action = action.put(slots[:driven], student.to_action(sample, mine))
         if kept:
-            said = Targets(distribution.kind_probs, distribution.alpha, distribution.beta, value)
+            said = Targets(distribution.kind_probs, distribution.alpha, distribution.beta, state_value(value))
             lessons.append(Lesson(observation, cached, said))
         result = world.step(action)
         ended = result.terminated | result.truncated

@@ -18,6 +18,7 @@ from durotaxis.core.config import load_config, to_yaml
 from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, hash_keys
 from durotaxis.env import DurotaxisEnv, StagedEnv
+from durotaxis.env.reward import TERMS
 from durotaxis.ppo import Checkpoint, Status, TrainState, load, load_policy, make_optimizer
 from durotaxis.ppo import train as train_with_ppo
 from durotaxis.ppo.checkpoint import restore
@@ -217,6 +218,7 @@ def build_policy(config: RootConfig, device: torch.device) -> HybridActorCritic:
             config,
             spawn_bounds=(config.env.spawn_bounds.low, config.env.spawn_bounds.high),
             observes_field=config.env.observation.field,
+            reward_terms=tuple(TERMS),
         )
     return policy.to(device).eval()
 
