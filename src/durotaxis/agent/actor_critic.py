@@ -20,8 +20,10 @@ from durotaxis.agent.distributions import ActionDistribution, ActionSample
 from durotaxis.agent.encoder import Encoder
 from durotaxis.agent.graph import FlatGraph, flatten
 from durotaxis.agent.image import View
+from durotaxis.core.compiler import require_compiler
 from durotaxis.core.config import merge
 from durotaxis.core.errors import UserError
+from durotaxis.core.recompute import recompute
 from durotaxis.core.struct import Struct
 from durotaxis.env.types import NUM_KINDS, PARAMETERS, Action, Observation
 from durotaxis.fusion import (
@@ -36,6 +38,9 @@ Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 
 SPAWN_BOUNDS: Bounds = ((1.0, 2.0, 0.0, -math.pi), (10.0, 20.0, 0.5, math.pi))
 """Lower and upper bounds of the spawn parameters: µm, kPa, relative, radians (the world's defaults)."""
+
+BFLOAT16_RATIO_TOLERANCE = 0.1
+"""Largest |ratio - 1| of an unchanged policy under bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,19 @@ class HybridActorCritic(nn.Module):
         low, high = spawn_bounds
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32))
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32))
+        if config.gradient_checkpointing:
+            for ptm in self.actor.extractor.ptms:
+                recompute(ptm.backbone.blocks())
+        if config.compile:
+            self._compile()
+
+    @property
+    def ratio_tolerance(self) -> float | None:
+        """How far from 1 the probability ratios of an unchanged policy may be; None: the usual limit.
+
+        Products rounded to bfloat16 depend on how many rows are multiplied at once.
+        """
+        return BFLOAT16_RATIO_TOLERANCE if self.config.precision == "bfloat16" else None
 
     def forward(
         self, observation: Observation, cached: PTMFeatures | None = None
@@ -113,9 +131,12 @@ class HybridActorCritic(nn.Module):
             cached: what `precompute` returned for this observation.
         """
         graph = flatten(observation)
-        node_tokens, graph_token = self.encoder(graph)
-        output = self.actor.act(node_tokens, graph_token, graph.batch, self._view(observation, graph, cached))
-        value = self.critic(graph_token, observation.field)
+        with self._precision():
+            node_tokens, graph_token = self.encoder(graph)
+            view = self._view(observation, graph, cached)
+            output = self.actor.act(node_tokens, graph_token, graph.batch, view)
+        # Values in bfloat16 would be rounded to 0.4 %, as much as many an advantage.
+        value = self.critic(graph_token.float(), observation.field)
         distribution = ActionDistribution(
             output.parameters,
             observation.node_mask,
@@ -245,13 +266,26 @@ class HybridActorCritic(nn.Module):
         groups["critic"] = [p for p in self.critic.parameters() if p.requires_grad]
         return {name: group for name, group in groups.items() if group}
 
+    def _precision(self) -> torch.autocast:
+        """Within it encoder, models and heads multiply in `precision`; all else stays float32."""
+        enabled = self.config.precision == "bfloat16"
+        return torch.autocast(self.low.device.type, torch.bfloat16, enabled=enabled)
+
+    def _compile(self) -> None:
+        """Compile what runs in every minibatch, in place: the state's keys stay."""
+        require_compiler()
+        learning = [ptm.backbone for ptm in self.actor.extractor.ptms if not ptm.is_frozen]
+        for module in (self.encoder, self.actor.heads, *learning):
+            module.compile(dynamic=True)
+
     @torch.no_grad()
     def _outputs(self, observation: Observation, closed: bool = False) -> PTMFeatures:
         """Outputs of frozen models, with `closed` also of those whose gate is 0."""
         extractor = self.actor.extractor
         per_node = extractor.graph_readers if extractor.readout == "sampled" else ()
         graph = flatten(observation).to_input() if extractor.graph_readers else None
-        found = self.actor.precompute(observation.field, graph, closed)
+        with self._precision():
+            found = self.actor.precompute(observation.field, graph, closed)
         return PTMFeatures(
             features={name: value for name, value in found.items() if name not in per_node},
             node_features={
