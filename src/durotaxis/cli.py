@@ -149,7 +149,7 @@ def train(
     except InvariantError as error:
         raise UserError(
             f"training stopped: {error}. The last good state is in {job.run.last_checkpoint}; "
-            "if numbers overflowed, try a lower ppo.learning_rate"
+            "if numbers overflowed, try a lower ppo.learning_rate or ppo.normalize_value=true"
         ) from error
     console.print(f"finished in {duration(state.elapsed_s)}; the run is in {job.directory}", soft_wrap=True)
     console.print(f"next: durotaxis evaluate {job.directory}", markup=False, soft_wrap=True)

@@ -43,6 +43,7 @@ class ActorOutput(NamedTuple):
     parameters: ActionParameters
     attention: Tensor  # [rows,K,H], per head, with gradient
     gates: Tensor  # [K] or [rows,K], under which it was made
+    embeddings: Tensor  # [rows,K,D], with gradient; 0 of closed models
 
 
 class PictureActor(nn.Module, ABC):
@@ -132,7 +133,8 @@ class PictureActor(nn.Module, ABC):
             gates=gates[batch] if gates is not None and per_node else gates,
         )
         representation = fused.representation if sampled else fused.representation[picture.batch]
-        return ActorOutput(self.heads(node_tokens, representation), fused.attention, fused.gates)
+        parameters = self.heads(node_tokens, representation)
+        return ActorOutput(parameters, fused.attention, fused.gates, fused.embeddings)
 
     def precompute(
         self, field: Tensor | None, graph: GraphInput | None = None, closed: bool = False

@@ -20,8 +20,10 @@ from durotaxis.agent.distributions import ActionDistribution, ActionSample
 from durotaxis.agent.encoder import Encoder
 from durotaxis.agent.graph import FlatGraph, flatten
 from durotaxis.agent.image import View
+from durotaxis.core.compiler import require_compiler
 from durotaxis.core.config import merge
 from durotaxis.core.errors import UserError
+from durotaxis.core.recompute import recompute
 from durotaxis.core.schedule import Clock
 from durotaxis.core.struct import Struct
 from durotaxis.env.types import NUM_KINDS, PARAMETERS, Action, Observation
@@ -37,6 +39,9 @@ Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 
 SPAWN_BOUNDS: Bounds = ((1.0, 2.0, 0.0, -math.pi), (10.0, 20.0, 0.5, math.pi))
 """Lower and upper bounds of the spawn parameters: µm, kPa, relative, radians (the world's defaults)."""
+
+BFLOAT16_RATIO_TOLERANCE = 0.1
+"""Largest |ratio - 1| of an unchanged policy under bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,19 @@ class HybridActorCritic(nn.Module):
         low, high = spawn_bounds
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32))
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32))
+        if config.gradient_checkpointing:
+            for ptm in self.actor.extractor.ptms:
+                recompute(ptm.backbone.blocks())
+        if config.compile:
+            self._compile()
+
+    @property
+    def ratio_tolerance(self) -> float | None:
+        """How far from 1 the probability ratios of an unchanged policy may be; None: the usual limit.
+
+        Products rounded to bfloat16 depend on how many rows are multiplied at once.
+        """
+        return BFLOAT16_RATIO_TOLERANCE if self.config.precision == "bfloat16" else None
 
     def forward(
         self, observation: Observation, cached: PTMFeatures | None = None
@@ -117,10 +135,9 @@ class HybridActorCritic(nn.Module):
             observation: scaled; N may be cropped to the largest living count.
             cached: what `precompute` returned for this observation.
         """
-        graph = flatten(observation)
-        node_tokens, graph_token = self.encoder(graph)
-        output = self.actor.act(node_tokens, graph_token, graph.batch, self._view(observation, graph, cached))
-        value = self.critic(graph_token, observation.field)
+        output, graph_token = self._act(observation, cached)
+        # Values in bfloat16 would be rounded to 0.4 %, as much as many an advantage.
+        value = self.critic(graph_token.float(), observation.field)
         distribution = ActionDistribution(
             output.parameters,
             observation.node_mask,
@@ -129,6 +146,14 @@ class HybridActorCritic(nn.Module):
             penalty=self._penalty(output, observation),
         )
         return distribution, value
+
+    def _act(self, observation: Observation, cached: PTMFeatures | None) -> tuple[ActorOutput, Tensor]:
+        """What the actor says, and the graph tokens [B,d]."""
+        graph = flatten(observation)
+        with self._precision():
+            node_tokens, graph_token = self.encoder(graph)
+            view = self._view(observation, graph, cached)
+            return self.actor.act(node_tokens, graph_token, graph.batch, view), graph_token
 
     @torch.no_grad()
     def precompute(self, observation: Observation, keys: Tensor | None = None) -> PTMFeatures | None:
@@ -213,22 +238,27 @@ class HybridActorCritic(nn.Module):
         Returns:
             attention: its mean over rows that belong to living nodes, or to colonies with any, per model in
             the order of `ptm_names`; attention_entropy: mean over these rows, nats; effective_models: mean
-            over them of exp(entropy), between 1 and K; gates, per model.
+            over them of exp(entropy), between 1 and K; gates, per model; embedding_spread, per model: over
+            these rows, the standard deviation of what is fused, averaged over its dimensions: about 1 for a
+            model that tells states apart, 0 for one that says the same of all.
         """
+        if not self.actor.has_attention:
+            return {}
         if cached is not None:
             cached = dataclasses.replace(cached, gates=None)  # as in evaluation
-        attention = self(observation, cached)[0].attention
-        if attention is None:
-            return {}
-        attention = self._of_living(attention, observation)
+        output, _ = self._act(observation, cached)
+        attention = self._of_living(output.attention.mean(2).float(), observation)
         if len(attention) == 0:
             return {}
+        embeddings = self._of_living(output.embeddings.float(), observation)
+        spread = nn.functional.layer_norm(embeddings, embeddings.shape[-1:]).std(0, correction=0).mean(-1)
         entropy = torch.special.entr(attention).sum(-1)
         return {
             "attention": attention.mean(0).tolist(),
             "attention_entropy": float(entropy.mean()),
             "effective_models": float(entropy.exp().mean()),
             "gates": self.actor.extractor.gates.tolist(),
+            "embedding_spread": spread.tolist(),
             "ptm_names": self.ptm_names,
         }
 
@@ -241,6 +271,11 @@ class HybridActorCritic(nn.Module):
     def value_head(self) -> ValueHead:
         """The critic's last layer, which can follow the scale of the values."""
         return self.critic.value_head
+
+    @property
+    def learns_attention(self) -> bool:
+        """Whether there is attention that can move."""
+        return self.actor.has_attention and self.actor.extractor.learns_attention
 
     @property
     def ptm_names(self) -> list[str]:
@@ -274,13 +309,26 @@ class HybridActorCritic(nn.Module):
         groups["critic"] = [p for p in self.critic.parameters() if p.requires_grad]
         return {name: group for name, group in groups.items() if group}
 
+    def _precision(self) -> torch.autocast:
+        """Within it encoder, models and heads multiply in `precision`; all else stays float32."""
+        enabled = self.config.precision == "bfloat16"
+        return torch.autocast(self.low.device.type, torch.bfloat16, enabled=enabled)
+
+    def _compile(self) -> None:
+        """Compile what runs in every minibatch, in place: the state's keys stay."""
+        require_compiler()
+        learning = [ptm.backbone for ptm in self.actor.extractor.ptms if not ptm.is_frozen]
+        for module in (self.encoder, self.actor.heads, *learning):
+            module.compile(dynamic=True)
+
     @torch.no_grad()
     def _outputs(self, observation: Observation, closed: bool = False) -> PTMFeatures:
         """Outputs of frozen models, with `closed` also of those whose gate is 0."""
         extractor = self.actor.extractor
         per_node = extractor.graph_readers if extractor.readout == "sampled" else ()
         graph = flatten(observation).to_input() if extractor.graph_readers else None
-        found = self.actor.precompute(observation.field, graph, closed)
+        with self._precision():
+            found = self.actor.precompute(observation.field, graph, closed)
         return PTMFeatures(
             features={name: value for name, value in found.items() if name not in per_node},
             node_features={

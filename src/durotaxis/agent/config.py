@@ -26,6 +26,7 @@ class EncoderConfig(Config):
     num_heads: int = Field(default=4, ge=1)
     out_dim: int = Field(default=64, ge=1, le=65_536)  # width of node and graph tokens
     simplicial: SimplicialConfig | Literal["off"] = SimplicialConfig()
+    gradient_checkpointing: bool = False  # less memory per layer in the update, for a second forward pass
 
     @field_validator("simplicial", mode="before")
     @classmethod
@@ -81,6 +82,9 @@ class ActorCriticConfig(Config):
     wsa_config: WSAConfig = WSAConfig()
     value_heads: Literal["total", "terms"] = "total"  # what the critic predicts: the return, or each term's
     cache_budget_mb: float = Field(default=4096.0, gt=0)  # most that a rollout may keep of frozen models
+    gradient_checkpointing: bool = False  # the same as the encoder's, for the blocks of models that learn
+    precision: Literal["float32", "bfloat16"] = "float32"  # of products in encoder, models, heads
+    compile: bool = False  # encoder, heads and models that learn by torch.compile: minutes once, then faster
 
     other_spellings: ClassVar[Mapping[str, str]] = {
         "use_wsa_enhancement": "use_wsa",

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from durotaxis.agent.config import EncoderConfig
 from durotaxis.agent.graph import FlatGraph
 from durotaxis.agent.simplicial import SimplicialEmbedding
-from durotaxis.core.segments import segment_softmax, segment_sum
+from durotaxis.core.recompute import recomputed
+from durotaxis.core.segments import at_least_float32, segment_softmax, segment_sum
 from durotaxis.env.types import EDGE_FEATURES, GRAPH_FEATURES, NODE_FEATURES
 
 
@@ -131,9 +132,16 @@ class Encoder(nn.Module):
         rows = torch.cat([self.node_mlp(graph.nodes), self.graph_mlp(graph.graph)])
         edges = torch.cat([self.edge_mlp(_both_directions(graph.edges)), self.star])
         for attention, norm in zip(self.layers, self.norms, strict=True):
-            rows = nn.functional.gelu(norm(rows + attention(rows, edges, graph.parent, graph.batch)))
+            inputs = (attention, norm, rows, edges, graph.parent, graph.batch)
+            rows = recomputed(_layer, *inputs) if self.config.gradient_checkpointing else _layer(*inputs)
         rows = self.simplicial(self.out(rows))
         return rows[: len(graph.nodes)], rows[len(graph.nodes) :]
+
+
+def _layer(
+    attention: nn.Module, norm: nn.Module, rows: Tensor, edges: Tensor, parent: Tensor, batch: Tensor
+) -> Tensor:
+    return nn.functional.gelu(norm(rows + attention(rows, edges, parent, batch)))
 
 
 def _both_directions(edges: Tensor) -> Tensor:
@@ -144,7 +152,8 @@ def _both_directions(edges: Tensor) -> Tensor:
 
 
 def _score(query: Tensor, key: Tensor) -> Tensor:
-    return (query * key).sum(-1) / math.sqrt(key.shape[-1])
+    product = (query * key).sum(-1)
+    return product.to(at_least_float32(product)) / math.sqrt(key.shape[-1])
 
 
 def _softmax_of_nodes(

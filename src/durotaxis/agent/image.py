@@ -133,4 +133,4 @@ class ImageMaker(nn.Module):
         return Picture(image, graph_token[batch], None, own)
 
     def _project(self, node_tokens: Tensor, graph_token: Tensor, batch: Tensor) -> Tensor:
-        return self.projection(torch.cat([node_tokens, graph_token[batch]], -1))
+        return self.projection(torch.cat([node_tokens, graph_token[batch]], -1)).float()

@@ -6,15 +6,21 @@ import torch
 from torch import Tensor
 
 
+def at_least_float32(values: Tensor) -> torch.dtype:
+    """The type in which many values may be added up: their own, but not below float32."""
+    return torch.promote_types(values.dtype, torch.float32)
+
+
 def segment_sum(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
-    """Sum per segment, [num_segments, ...]; an empty segment gives 0."""
+    """Sum per segment, [num_segments, ...], in float32 or better; an empty segment gives 0."""
+    values = values.to(at_least_float32(values))
     return values.new_zeros((num_segments, *values.shape[1:])).index_add(0, index, values)
 
 
 def segment_mean(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
     """Mean per segment, [num_segments, ...]; an empty segment gives 0."""
-    counts = torch.bincount(index, minlength=num_segments).clamp_min(1).to(values.dtype)
     total = segment_sum(values, index, num_segments)
+    counts = torch.bincount(index, minlength=num_segments).clamp_min(1).to(total.dtype)
     return total / counts.view(-1, *(1,) * (values.dim() - 1))
 
 

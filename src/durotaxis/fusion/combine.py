@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from durotaxis.core.errors import UserError
+from durotaxis.core.segments import at_least_float32
 from durotaxis.core.shapes import Float
 
 
@@ -123,7 +124,7 @@ def gated_softmax(scores: Float[Tensor, "R K H"], gates: Tensor | None) -> Float
         if not bool((gates > 0).any(-1).all()):
             raise UserError("all gates are 0 in a row; at least one PTM must stay open")
         scores = scores + gates.to(scores.dtype).log().unsqueeze(-1)
-    return torch.softmax(scores, dim=1)
+    return torch.softmax(scores.to(at_least_float32(scores)), dim=1)
 
 
 def require_gates(gates: Tensor, num_rows: int, num_ptms: int) -> None:

@@ -15,7 +15,7 @@ from durotaxis.core.errors import UserError
 from durotaxis.core.schedule import Clock, as_clock, moment_key, walk_moments
 from durotaxis.core.shapes import Float
 from durotaxis.fusion.baselines import build_fusion, build_widening, count_parameters
-from durotaxis.fusion.combine import require_gates
+from durotaxis.fusion.combine import AttentionFusion, require_gates
 from durotaxis.fusion.config import (
     PTMConfig,
     TemperatureSchedule,
@@ -51,6 +51,7 @@ class Fused(NamedTuple):
     representation: Tensor  # [rows, W]
     attention: Tensor  # [rows, K, H], per head, with gradient
     gates: Tensor  # [K] or [rows, K], what it was made under
+    embeddings: Tensor  # [rows, K, D], with gradient; 0 of closed models
 
 
 class PTMList(nn.Module):
@@ -351,7 +352,7 @@ class MultiPTMFeatureExtractor(nn.Module):
             sampled = self.readout == "sampled"
             others = _others(len(image), batch if sampled else nodes, sampled, representation.device)
             representation = representation[others]
-        return Fused(representation, attention, effective)
+        return Fused(representation, attention, effective, embeddings)
 
     def precompute(
         self,
@@ -384,6 +385,11 @@ class MultiPTMFeatureExtractor(nn.Module):
                 and (_gate(ptm).item() > 0 if names is None else ptm.name in names)
                 and (graph is not None or ptm.name not in self.graph_readers)
             }
+
+    @property
+    def learns_attention(self) -> bool:
+        """Whether the rule has scores to learn, so that attention can move."""
+        return isinstance(self.fusion, AttentionFusion)
 
     def later_parts(self) -> list[str]:
         """Parts (`ptm:<name>`) that are frozen now and that a schedule lets learn later."""

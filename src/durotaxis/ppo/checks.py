@@ -83,13 +83,16 @@ def require_finite_parameters(parameters: Iterable[tuple[str, Tensor]]) -> None:
             require_finite(parameter, name)
 
 
-def require_ratio_one(error: float, ratio: str) -> None:
+def require_ratio_one(error: float, ratio: str, tolerance: float | None = None) -> None:
     """Raise RatioError when an unchanged policy gives other probabilities than in the rollout.
 
     Args:
         error: largest |ρ - 1| of the first minibatch (ratio `node`) or |log ρ| (`graph`).
+        tolerance: the policy's own limit for the ratio `node`; ten times as much holds for `graph`.
     """
     limit = LOG_RATIO_TOLERANCE if ratio == "graph" else RATIO_TOLERANCE
+    if tolerance is not None:
+        limit *= tolerance / RATIO_TOLERANCE
     if not error < limit:
         what = "|log ratio|" if ratio == "graph" else "|ratio - 1|"
         raise RatioError(

@@ -30,6 +30,7 @@ class PPOConfig(Config):
     rollout_steps: int = Field(default=32, ge=1)  # vector steps per rollout
     num_epochs: int = Field(default=4, ge=1)
     num_minibatches: int = Field(default=4, ge=1)  # of equal numbers of colony-steps
+    microbatch_size: int | None = Field(default=None, ge=1)  # most colony-steps in memory at once; same step
     learning_rate: Rate | Schedule[Rate] = 5e-4  # Adam, epsilon 1e-5; or a schedule
     learning_rate_factors: dict[str, NonNegative] = Field(default_factory=dict)  # part of the policy: factor
     discount: Fraction = 0.99

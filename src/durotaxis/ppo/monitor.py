@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from durotaxis.ppo.alerts import Watch
 from durotaxis.ppo.config import MonitorConfig
 from durotaxis.ppo.protocols import Policy, World
 from durotaxis.ppo.rollout import Rollout, Slots
@@ -64,7 +65,9 @@ class Monitor:
         steps_per_rollout: int,
         first_iteration: int = 0,
         progress: Progress | None = None,
+        learned_attention: bool = True,
     ) -> None:
+        self._watch = _watch(run, learned_attention)
         self._num_iterations, self._first = num_iterations, first_iteration
         self._steps_per_rollout = steps_per_rollout
         self._began = time.perf_counter()
@@ -101,6 +104,9 @@ class Monitor:
                 key.partition("/")[2]: value for key, value in attention[0].items() if "/" in key
             }
             self._tell_attention(metrics["episodes"], len(episodes))
+        for alert in self._watch.see(metrics, attention):
+            name = f"{alert.name} {alert.about}".strip()
+            self.event(when["iteration"], when["step"], metrics["episodes"], "warning", name, alert.message)
         self._report()
 
     def evaluation(
@@ -119,7 +125,7 @@ class Monitor:
         self._files[EVENTS].append({**when, "event": event, "name": name, "message": message})
         if self._board is not None:
             self._board.add_text(f"events/{event}", f"{name}: {message}", step)
-        self._told.append(f"step {step:,}: {name}: {message}")
+        self._told.append(f"step {step:,}: {'! ' * (event == 'warning')}{name}: {message}")
 
     def close(self) -> None:
         """Close all sinks."""
@@ -241,6 +247,17 @@ def _diagnostic_row(phase: str, count: int, numbers: Mapping[str, Any]) -> dict[
 def _peak_memory_mb() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _watch(run: RunDirectory, learned_attention: bool) -> Watch:
+    """A watch that has seen what the run has recorded so far."""
+    watch, rows = Watch(learned_attention=learned_attention), defaultdict(list)
+    if (run.path / METRICS).exists():
+        for row in run.read(ATTENTION):
+            rows[row["iteration"]].append(row)
+        for row in run.read(METRICS):
+            watch.see(row, rows[row["iteration"]])
+    return watch
 
 
 def _open_board(run: RunDirectory, first_step: int) -> Any:

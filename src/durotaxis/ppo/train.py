@@ -17,6 +17,7 @@ from durotaxis.ppo.checks import NonFiniteError, RatioError, require_frozen
 from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
 from durotaxis.ppo.curriculum import advance, count_episodes, share_of_new
 from durotaxis.ppo.evaluate import evaluate, summarize, tuning_seeds
+from durotaxis.ppo.failure import FAILURE, with_failure_saved
 from durotaxis.ppo.monitor import Monitor, Progress, diagnose, rollout_metrics, timing_metrics
 from durotaxis.ppo.protocols import Policy, StagedWorld, World
 from durotaxis.ppo.rollout import collect, keep, start
@@ -91,7 +92,10 @@ def train(
         state, optimizer = TrainState(start(world, policy, seed)), make_optimizer(policy, ppo)
     if resume:
         run.cut_after(state.iteration)
-    sink = Monitor(run, monitor, num_iterations, ppo.steps_per_rollout, state.iteration, progress)
+    learned_attention = getattr(policy, "learns_attention", True)
+    sink = Monitor(
+        run, monitor, num_iterations, ppo.steps_per_rollout, state.iteration, progress, learned_attention
+    )
     loop = _Loop(world, policy, optimizer, seed, ppo, training, monitor, tuple(moments), sink)
     frozen, frozen_hash, config = policy.frozen_hashes(), policy.frozen_hash(), run.config_text
     kept = snapshot(policy, optimizer, world, state, config, frozen_hash)
@@ -115,7 +119,11 @@ def train(
                 save(kept, run.last_checkpoint)
         require_frozen(frozen, policy.frozen_hashes())
         save(kept, run.last_checkpoint)
-    except (NonFiniteError, RatioError):
+    except NonFiniteError as error:
+        failed = with_failure_saved(run.path / FAILURE, error, policy, seed, state.iteration + 1)
+        save(kept, run.last_checkpoint)
+        raise failed from error
+    except RatioError:
         save(kept, run.last_checkpoint)
         raise
     except KeyboardInterrupt as error:

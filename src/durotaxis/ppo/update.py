@@ -250,32 +250,87 @@ def _learn(
     kl_max = 0.0
     for epoch in range(config.num_epochs):
         for index in minibatch_indices(len(batch.value), config.num_minibatches, run_seed, iteration, epoch):
-            index = index.to(batch.value.device)
-            width = num_used_slots(batch.node_mask[index])
-            minibatch = narrow_nodes(batch, width)[index]
-            at_hand |= {"epoch": epoch, "index": index, "minibatch": minibatch}
-            parts = minibatch_loss(policy, minibatch, config)
-            require_finite(parts.total.detach(), "loss")
+            optimizer.zero_grad(set_to_none=True)
+            at_hand |= {"epoch": epoch, "index": index}
+            numbers, rest = _accumulate(policy, batch, index.to(batch.value.device), config, at_hand)
             if ratio_error is None:
-                ratio_error = float(parts.ratio_error)
-                require_ratio_one(ratio_error, config.ratio)
-            kl_max = max(kl_max, float(parts.kl))
-            if config.target_kl is not None and float(parts.kl) > config.target_kl:
+                ratio_error = numbers["ratio_error"]
+                require_ratio_one(ratio_error, config.ratio, getattr(policy, "ratio_tolerance", None))
+            kl_max = max(kl_max, numbers["kl"])
+            if config.target_kl is not None and numbers["kl"] > config.target_kl:
+                optimizer.zero_grad(set_to_none=True)
                 return {**statistics, **_summary(used, ratio_error, kl_max)}
-            norms = _step(policy, optimizer, parts.total, config.max_grad_norm)
-            used.append({**_numbers(parts), **norms})
+            rest.backward()
+            norms = _step(policy, optimizer, config.max_grad_norm)
+            used.append({**numbers, **norms})
     return {**statistics, **_summary(used, ratio_error, kl_max)}
 
 
-def _step(policy: Policy, optimizer: Optimizer, loss: Tensor, max_norm: float) -> dict[str, float]:
-    """One optimiser step, gradient clipped. Returns its norms before clipping, in all and per part."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+def _accumulate(
+    policy: Policy, batch: Batch, index: Tensor, config: PPOConfig, at_hand: dict[str, Any]
+) -> tuple[dict[str, float], Tensor]:
+    """Forward and backward over one minibatch, `microbatch_size` colony-steps at a time.
+
+    Every term of the loss is a mean over colonies, so each part counts by its share of them.
+
+    Args:
+        at_hand: gets the part that is being worked on, as evidence of a failure.
+
+    Returns:
+        The numbers of the whole minibatch, and the last part's loss, whose backward pass is still to come: it
+        is saved when the numbers end the update.
+    """
+    pieces = index.split(config.microbatch_size or len(index))
+    rows: list[dict[str, float]] = []
+    colonies: list[int] = []
+    ratios: list[int] = []
+    rest: Tensor | None = None
+    for piece in pieces:
+        if rest is not None:
+            rest.backward()
+        width = num_used_slots(batch.node_mask[piece])
+        part = at_hand["minibatch"] = narrow_nodes(batch, width)[piece]
+        losses = minibatch_loss(policy, part, config)
+        require_finite(losses.total.detach(), "loss")
+        rows.append(_numbers(losses))
+        if len(pieces) > 1 and rows[-1]["penalty"] != 0:
+            raise UserError(
+                "ppo.microbatch_size: the policy's penalty is no mean over colonies, so minibatches can't be "
+                "split; set attention_entropy_coefficient and attention_balance_coefficient to 0, or "
+                "ppo.microbatch_size to null"
+            )
+        colonies.append(len(piece))
+        mask = part.node_mask if config.ratio == "node" else part.node_mask.any(1)
+        ratios.append(int(mask.sum()))
+        rest = losses.total * (len(piece) / len(index))
+    assert rest is not None
+    return _of_whole(rows, colonies, ratios), rest
+
+
+def _of_whole(rows: list[dict[str, float]], colonies: list[int], ratios: list[int]) -> dict[str, float]:
+    """Numbers of a minibatch from those of its parts, which hold so many colonies and ratios."""
+
+    def mean(key: str, weights: list[int]) -> float:
+        total = sum(row[key] * weight for row, weight in zip(rows, weights, strict=True))
+        return total / max(sum(weights), 1)
+
+    if len(rows) == 1:
+        return rows[0]
+    whole = {key: mean(key, colonies) for key in rows[0]}
+    return {
+        **whole,
+        "clip_fraction": mean("clip_fraction", ratios),
+        "ratio_error": max(row["ratio_error"] for row in rows),
+    }
+
+
+def _step(policy: Policy, optimizer: Optimizer, max_norm: float) -> dict[str, float]:
+    """Clip the accumulated gradient and take a step. Returns its norms before that, in all and per part."""
     norms, gradients = {}, []
     for group in optimizer.param_groups:
         part = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
         norms[f"gradient_norm/{group['name']}"] = (
-            nn.utils.get_total_norm(part) if part else loss.new_zeros(())
+            nn.utils.get_total_norm(part) if part else group["params"][0].new_zeros(())
         )
         gradients += part
     total = torch.stack([norm.detach() for norm in norms.values()]).norm()
@@ -298,6 +353,7 @@ def _numbers(parts: LossParts) -> dict[str, float]:
         "entropy_parameters": float(parts.entropy_parameters),
         "kl": float(parts.kl),
         "clip_fraction": float(parts.clip_fraction),
+        "ratio_error": float(parts.ratio_error),
     }
 
 

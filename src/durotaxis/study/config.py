@@ -125,6 +125,18 @@ class RootConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _penalties_see_whole_minibatches(self) -> RootConfig:
+        wsa = self.actor_critic.wsa_config
+        penalties = (wsa.attention_entropy_coefficient, wsa.attention_balance_coefficient)
+        if self.actor_critic.use_wsa and self.ppo.microbatch_size is not None and any(penalties):
+            raise KeyedError(
+                "ppo.microbatch_size",
+                "attention penalties are no means over colonies, so a minibatch cannot be split; set the "
+                "coefficients of attention in actor_critic.wsa_config to 0, or microbatch_size to null",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stages_begin(self) -> RootConfig:
         begins = earliest_beginnings(self.training.curriculum)
         for i, (stage, begin) in enumerate(zip(self.training.curriculum[1:], begins[1:], strict=True)):

@@ -24,6 +24,13 @@ class Trunk(nn.Module, ABC):
         """Stay in eval mode, whatever is asked for."""
         return super().train(False)
 
+    def blocks(self) -> list[nn.Module]:
+        """Parts, one after the other, of which gradient checkpointing keeps only what goes in.
+
+        By default there is one, the whole.
+        """
+        return [self]
+
 
 class Backbone(Trunk):
     """A trunk for images that stops at its tap."""

@@ -43,6 +43,10 @@ class GraphCNN(Backbone):
             image = block(image)
         return image
 
+    def blocks(self) -> list[nn.Module]:
+        """The convolutions with their norms."""
+        return list(self.children())
+
 
 def build_graph_cnn(config: PTMConfig, record: PTMRecord) -> tuple[Backbone, PTMRecord]:
     """A freshly initialised `GraphCNN`; without a seed its weights follow torch's global random numbers."""

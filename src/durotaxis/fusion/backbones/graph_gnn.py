@@ -66,6 +66,10 @@ class GraphGNN(GraphBackbone):
             nodes = layer(nodes, graph.edge_index, graph.edges)
         return nodes
 
+    def blocks(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers.values())
+
 
 def initialise_linear(module: nn.Module, generator: torch.Generator | None) -> None:
     """Draw all linear layers anew, in place: uniform within 1/sqrt(inputs), as torch does; norms 1 and 0."""

@@ -100,6 +100,11 @@ class HFBackbone(Backbone):
         output = self.model(image, **self.options)
         return self._map(output.last_hidden_state, image), output.pooler_output.flatten(1)
 
+    def blocks(self) -> list[nn.Module]:
+        """Stages or layers, where the structure is known; else the whole."""
+        family = FAMILIES.get(getattr(getattr(self.model, "config", None), "model_type", ""))
+        return [self.model] if family is None else list(self.model.get_submodule(family.parts).children())
+
     def _map(self, states: Tensor | None, image: Tensor) -> Tensor:
         if states is None:
             raise NoMapError("it has no last_hidden_state")

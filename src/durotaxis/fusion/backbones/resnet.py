@@ -115,6 +115,10 @@ class ResNet(Backbone):
             image = child(image)
         return image
 
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks."""
+        return [block for layer in self.children() if isinstance(layer, nn.Sequential) for block in layer]
+
 
 def _depth(record: PTMRecord) -> int:
     return int(record.model_type.removeprefix("resnet").split("_")[0])
