@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from durotaxis.agent import ActorCriticConfig
+from durotaxis.core.config import load_config
 from durotaxis.env import (
     EDGE_FEATURES,
     GRAPH_FEATURES,
@@ -23,12 +24,16 @@ from durotaxis.env.reward import TERMS
 from durotaxis.env.stages import RUN_WIDE
 from durotaxis.env.substrate.config import SECTIONS
 from durotaxis.fusion import RULES, PTMConfig, WSAConfig
+from durotaxis.ppo import alerts
 from durotaxis.ppo.config import PPOConfig
+from durotaxis.ppo.curriculum import StageConfig
 from durotaxis.records import schema_table
+from durotaxis.study.config import RootConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENVIRONMENT = (DOCS / "environment.md").read_text("utf-8")
 FUSION = (DOCS / "fusion.md").read_text("utf-8")
+TRAINING = (DOCS / "training.md").read_text("utf-8")
 ALGORITHM = (DOCS / "algorithm.md").read_text("utf-8")
 
 
@@ -127,6 +132,38 @@ def test_algorithm_page_states_every_default():
     rows = {row[0].strip("`"): row[1] for row in table_rows(section(ALGORITHM, "Defaults"))}
     config = PPOConfig()
     assert rows == {name: str(getattr(config, name)) for name in PPOConfig.model_fields}
+
+
+def test_training_page_states_every_key_of_a_stage():
+    rows = {row[0].strip("`"): row[1] for row in table_rows(section(TRAINING, "A curriculum"))}
+    defaults = {name: str(field.default) for name, field in StageConfig.model_fields.items()}
+    assert rows == defaults | {"name": "required", "env": "{}"}
+
+
+def test_training_page_lists_every_warning():
+    source = (Path(alerts.__file__)).read_text("utf-8")
+    names = set(re.findall(r'Alert\(\s*"(\w+)"', source))
+    assert set(first_words(section(TRAINING, "Warnings"))) == names
+
+
+def test_training_page_lists_every_number_that_takes_a_schedule():
+    def scheduled(model):
+        return {name for name, field in model.model_fields.items() if "chedule" in str(field.annotation)}
+
+    listed = (
+        section(TRAINING, "Moments and schedules").split("take a number or a schedule: ")[1].split("\n")[0]
+    )
+    assert {word.removeprefix("ppo.") for word in re.findall(r"`([\w.]+)`", listed)} - {
+        "actor_critic.wsa_config"
+    } == scheduled(PPOConfig) | scheduled(WSAConfig)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_training_page_configurations_hold(tmp_path, number):
+    blocks = re.findall(r"```yaml\n(.*?)```", TRAINING, re.S)
+    assert len(blocks) == 2
+    (tmp_path / "block.yaml").write_text(blocks[number])
+    load_config(tmp_path / "block.yaml", RootConfig)
 
 
 def test_fusion_page_and_guide_state_every_key_and_default():
