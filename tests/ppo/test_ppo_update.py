@@ -1,5 +1,6 @@
 """The update: invariants, minibatches, parameter groups, gradient norms, the KL stop."""
 
+import copy
 import math
 
 import pytest
@@ -18,7 +19,14 @@ from durotaxis.ppo import (
     update,
 )
 from durotaxis.ppo.rollout import narrow_nodes, num_used_slots
-from durotaxis.ppo.update import minibatch_indices, minibatch_loss, prepare, set_learning_rate
+from durotaxis.ppo.update import (
+    add_parameters,
+    minibatch_indices,
+    minibatch_loss,
+    prepare,
+    remake_optimizer,
+    set_learning_rate,
+)
 
 SEED = 7
 CONFIG = PPOConfig(num_colonies=8, rollout_steps=8)
@@ -205,3 +213,50 @@ def test_minibatches_must_be_equal():
         ValueError, match=r"num_minibatches \(5\) must divide num_colonies \* rollout_steps \(64\)"
     ):
         PPOConfig(num_colonies=8, rollout_steps=8, num_minibatches=5)
+
+
+def test_a_part_that_begins_to_learn_leaves_all_moments_alone():
+    policy = ToyPolicy()
+    optimizer = make_optimizer(policy, CONFIG)
+    update(policy, optimizer, collected(policy), CONFIG, SEED, 1)
+    before = {id(p): {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()}
+    assert before
+    policy.frozen.requires_grad_(True)
+    groups = policy.parameter_groups() | {"frozen": list(policy.frozen.parameters())}
+    policy.parameter_groups = lambda: groups
+    config = CONFIG.model_copy(update={"learning_rate_factors": {"frozen": 0.1}})
+    assert add_parameters(optimizer, policy, config) == ["frozen"]
+    assert add_parameters(optimizer, policy, config) == []
+    after = {id(p): s for p, s in optimizer.state.items()}
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[p][k], v) for p, s in before.items() for k, v in s.items())
+    assert optimizer.param_groups[-1]["param_names"] == ["frozen.weight", "frozen.bias"]
+    set_learning_rate(optimizer, 1e-3)
+    assert optimizer.param_groups[-1]["lr"] == pytest.approx(1e-4)
+
+
+def test_an_optimiser_is_remade_in_the_order_of_its_state():
+    policy, other = ToyPolicy(), ToyPolicy(seed=4)
+    optimizer = make_optimizer(policy, CONFIG)
+    policy.frozen.requires_grad_(True)
+    policy.parameter_groups = lambda: {"frozen": list(policy.frozen.parameters())}
+    add_parameters(optimizer, policy, CONFIG)
+    batch = collected(policy)
+    policy.parameter_groups = lambda: (
+        ToyPolicy.parameter_groups(policy) | {"frozen": list(policy.frozen.parameters())}
+    )
+    update(policy, optimizer, batch, CONFIG, SEED, 1)
+    state = optimizer.state_dict()
+    other.load_state_dict(policy.state_dict())
+    other.frozen.requires_grad_(True)
+    remade = remake_optimizer(other, CONFIG, copy.deepcopy(state))
+    assert [group["name"] for group in remade.param_groups] == ["actor", "critic", "frozen"]
+    names = {id(p): name for name, p in other.named_parameters()}
+    own = {id(p): name for name, p in policy.named_parameters()}
+    mine = {names[id(p)]: s for p, s in remade.state.items()}
+    theirs = {own[id(p)]: s for p, s in optimizer.state.items()}
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name][k], v) for name, s in theirs.items() for k, v in s.items())
+    with pytest.raises(KeyError):
+        state["param_groups"][0]["param_names"][0] = "none"
+        remake_optimizer(other, CONFIG, state)

@@ -1,8 +1,10 @@
-"""Unfreezing a model by hand, in the middle of a training, as the integration guide does it."""
+"""Unfreezing a model in the middle of a training: by hand, as the integration guide does it, and by schedule."""
 
 import pytest
 import torch
 
+from durotaxis import records
+from durotaxis.ppo import load
 from durotaxis.study.run import prepare
 
 TINY = (
@@ -51,3 +53,87 @@ def test_a_run_can_be_taken_up_before_its_first_iteration_ends(tmp_path):
         job.train(stop)
     prepare_resume(tmp_path / "run").train()
     assert job.run.is_done
+
+
+def scheduled(path, *overrides, second=""):
+    """Four iterations of 16 steps; the first model is frozen and random, with BatchNorm."""
+    ptms = (
+        "[{model_type: resnet18_random, tap: layer1, seed: 1, name: late%s}, "
+        "{model_type: graph_cnn, tap: block1, freeze: false, name: early}]"
+    )
+    return prepare(
+        "quick",
+        [
+            *TINY[:-1],
+            "training.total_steps=64",
+            "ppo.target_kl=null",
+            f"actor_critic.wsa_config.ptms={ptms % second}",
+            *overrides,
+            f"run.directory={path}",
+        ],
+    )
+
+
+def timeless(run):
+    files = (records.METRICS, records.EPISODES, records.ATTENTION)
+    return {file: [records.without_wall_clock(file, row) for row in run.read(file)] for file in files}
+
+
+def test_a_model_learns_from_its_moment_on(tmp_path):
+    plain = scheduled(tmp_path / "plain")
+    plain.train()
+    job = scheduled(
+        tmp_path / "run", "ppo.learning_rate_factors={'ptm:late': 0.1}", second=", unfreeze_at: 32"
+    )
+    ptm = job.policy.actor.extractor.ptms["late"]
+    weights = [p.detach().clone() for p in ptm.backbone.parameters()]
+    buffers = {k: v.clone() for k, v in ptm.backbone.named_buffers()}
+    changed, kept = [], []
+
+    def look(status):
+        changed.append(
+            [not torch.equal(a, b) for a, b in zip(weights, ptm.backbone.parameters(), strict=True)]
+        )
+        kept.append(job.policy._keepable)
+
+    assert ptm.is_frozen
+    assert job.policy.later_parts() == ["ptm:late"]
+    job.train(look)
+    assert [any(row) for row in changed] == [False, False, True, True]
+    assert kept == [("late",), ("late",), (), ()]  # its outputs are kept no longer
+    assert any("running_mean" in name for name in buffers)
+    assert all(torch.equal(value, buffers[name]) for name, value in ptm.backbone.named_buffers())
+    rows = job.run.read(records.METRICS)
+    assert ["gradient_norm/ptm:late" in row for row in rows] == [False, False, True, True]
+    (event,) = job.run.read(records.EVENTS)
+    assert (event["event"], event["name"], event["step"]) == ("learns", "ptm:late", 32)
+    assert "0.1 times the learning rate" in event["message"]
+    # Until then it is equal, to the bit, to a run without the schedule.
+    mine, other = timeless(job.run), timeless(plain.run)
+    for file in mine:
+        until = [[row for row in each[file] if row["step"] <= 32] for each in (mine, other)]
+        assert until[0] == until[1]
+    assert mine[records.METRICS] != other[records.METRICS]
+    groups = load(job.run.last_checkpoint).optimizer["param_groups"]
+    assert {group["name"]: group["factor"] for group in groups}["ptm:late"] == 0.1
+    assert groups[-1]["lr"] == pytest.approx(0.1 * groups[0]["lr"])
+
+
+def test_the_baseline_unfreezes_its_backbone_too(tmp_path):
+    backbone = "{model_type: graph_cnn, tap: block1, seed: 1, unfreeze_at: {episode: 1}}"
+    job = prepare(
+        "quick",
+        [
+            *TINY[:-1],
+            "training.total_steps=64",
+            "env.max_steps=6",
+            "actor_critic.use_wsa=false",
+            f"actor_critic.backbone={backbone}",
+            f"run.directory={tmp_path / 'run'}",
+        ],
+    )
+    job.train()
+    (event,) = job.run.read(records.EVENTS)
+    rows = job.run.read(records.METRICS)
+    first = next(row["step"] for row in rows if row["episodes"] >= 1)
+    assert (event["name"], event["step"]) == ("ptm:graph_cnn", first)
