@@ -139,7 +139,8 @@ def test_it_takes_so_many_rows_running(name):
     early = 21 if name == "value_unexplained" else 1
     assert found(history[early:], attention[1:]) == []
     for middle in (-1, -5):
-        broken = [*history], [*attention]
+        broken = [*history, *history], [*attention, *attention]
+        assert found(*broken) != []
         for rows, well in zip(broken, (healthy, looking), strict=True):
             if rows:
                 rows[middle] = well(rows[middle]["iteration"])
@@ -175,6 +176,24 @@ def test_rows_that_say_nothing_neither_count_nor_break():
     assert found([*history[:-1], *gap], []) == []
     without = [{"iteration": i, "phase": "all", "colonies": 48} for i in range(60)]
     assert found([{"iteration": i} for i in range(60)], without) == []
+
+
+@pytest.mark.parametrize("column", ["attention", "effective_models", "ptm_names", "embedding_spread"])
+def test_rows_that_lack_a_column_are_not_judged_by_it(column):
+    for weights, spread in (([0.0, 1.0, 0.0], 0.5), ([0.34, 0.33, 0.33], 0.5), ([0.5, 0.3, 0.2], 0.0)):
+        rows = attended(1, 60, weights, embedding_spread=[spread] * 3)
+        lacking = [{key: value for key, value in row.items() if key != f"value/{column}"} for row in rows]
+        names = {alert.name for alert in found([], lacking)}
+        left = {alert.name for alert in found([], rows)}
+        judged_by_it = "embedding_constant" if column == "embedding_spread" else "attention"
+        kept = set() if column == "ptm_names" else {n for n in left if not n.startswith(judged_by_it)}
+        assert names == kept
+
+
+def test_without_gates_every_model_is_open():
+    rows = [{k: v for k, v in row.items() if k != "value/gates"} for row in CASES["attention_uniform"][1]]
+    (alert,) = found([], rows)
+    assert "of 3 open models" in alert.message
 
 
 def test_only_rows_of_all_colonies_are_looked_at():
