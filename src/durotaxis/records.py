@@ -97,7 +97,7 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column(
             "value_loss",
             "1",
-            "value loss before its coefficient, mean over minibatches; of normalised values if so asked",
+            "value loss before its coefficient, mean over minibatches; scale-free with normalize_value",
         ),
         Column("penalty", "1", "the policy's own regulariser, mean over minibatches; 0 when it has none"),
         Column("entropy_kind", "nat", "entropy of the kind, reduced over nodes as the loss does"),

@@ -228,7 +228,7 @@ def test_following_the_targets_changes_no_value_and_no_first_ratio():
 @pytest.mark.parametrize("names", [("total",), ("off", "right")])
 def test_the_unit_of_the_reward_does_not_matter(kind, names):
     """Two policies that know their scale, one in a world that pays a thousand times as much."""
-    config = NORMALIZED.model_copy(update={"value_loss": kind, "value_clip": 0.2})
+    config = NORMALIZED.model_copy(update={"value_loss": kind, "value_clip": 0.2, "num_epochs": 2})
 
     def run(factor, config):
         policy = HeadedPolicy(names)

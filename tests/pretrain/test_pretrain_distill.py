@@ -185,6 +185,9 @@ def test_a_student_with_values_of_terms_learns_the_value_of_the_state():
     assert found == pytest.approx(float(wrong.square().mean().sqrt()), rel=1e-4)
     (row,) = distill(make_world(), teacher, student, CONFIG.model_copy(update={"total_steps": 8}), 0)
     assert row["value_loss"] > 0
+    bias = student.value_head.bias.tolist()  # an error of the sum is the same to both
+    assert bias[0] == pytest.approx(bias[1], rel=1e-5)
+    assert abs(bias[0]) > 1e-5
     by_terms = lesson_of(student, teacher)
     torch.testing.assert_close(by_terms.targets.value, student(by_terms.observation)[1].sum(1).detach())
 
