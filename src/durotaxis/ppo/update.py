@@ -64,7 +64,7 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> Optimizer:
         {"params": list(parameters), "name": name, "factor": config.learning_rate_factors.get(name, 1.0)}
         for name, parameters in parts.items()
     ]
-    return Adam(groups, lr=config.learning_rate, eps=ADAM_EPSILON)
+    return Adam(groups, lr=config.learning_rate, eps=ADAM_EPSILON, foreach=True)
 
 
 def trainable_parameters(policy: Policy) -> set[int]:
@@ -195,8 +195,8 @@ def _accumulate(
         rows.append(_numbers(losses))
         if len(pieces) > 1 and rows[-1]["penalty"] != 0:
             raise UserError(
-                "ppo.microbatch_size: the policy's penalty is no mean over colonies, so a minibatch cannot be "
-                "split; set attention_entropy_coefficient and attention_balance_coefficient to 0, or "
+                "ppo.microbatch_size: the policy's penalty is no mean over colonies, so a minibatch cannot "
+                "be split; set attention_entropy_coefficient and attention_balance_coefficient to 0, or "
                 "ppo.microbatch_size to null"
             )
         colonies.append(len(piece))
