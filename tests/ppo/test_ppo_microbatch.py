@@ -177,3 +177,14 @@ def test_adam_ends_up_in_the_same_place_in_float32():
         update(policy, make_optimizer(policy, config), collected(), config, SEED, 1)
         results.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-5)
+
+
+def test_the_optimizer_is_plain_adam_to_the_bit_in_float32():
+    results = []
+    for make in (make_optimizer, None):
+        policy = ToyPolicy()
+        groups = [{"params": ps, "name": n, "factor": 1.0} for n, ps in policy.parameter_groups().items()]
+        optimizer = make(policy, CONFIG) if make else torch.optim.Adam(groups, lr=5e-4, eps=1e-5)
+        update(policy, optimizer, collected(), CONFIG, SEED, 1)
+        results.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
+    assert torch.equal(*results)

@@ -315,10 +315,14 @@ class HybridActorCritic(nn.Module):
         return torch.autocast(self.low.device.type, torch.bfloat16, enabled=enabled)
 
     def _compile(self) -> None:
-        """Compile what runs in every minibatch, in place: the state's keys stay."""
+        """Compile what runs in every minibatch, in place: the state's keys stay.
+
+        Layers of the encoder one by one: they are alike, so one of them is compiled for all. Of the encoder
+        as a whole the compiler of torch 2.13 makes a backward pass that does not run.
+        """
         require_compiler()
         learning = [ptm.backbone for ptm in self.actor.extractor.ptms if not ptm.is_frozen]
-        for module in (self.encoder, self.actor.heads, *learning):
+        for module in (*self.encoder.layers, self.actor.heads, *learning):
             module.compile(dynamic=True)
 
     @torch.no_grad()

@@ -14,6 +14,6 @@ def require_compiler() -> None:
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
         raise UserError(
-            f"actor_critic.compile: there is no C++ compiler {compiler} here; install it, name another in "
-            "the environment variable CXX, or set actor_critic.compile=false"
+            f"actor_critic.compile: there is no C++ compiler {compiler} here; install it, name another "
+            "one in the environment variable CXX, or set actor_critic.compile=false"
         )

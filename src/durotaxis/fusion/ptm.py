@@ -162,7 +162,7 @@ class PTM(nn.Module):
         # One Linear on [sampled ; pooled], with the pooled half computed once per image.
         at_points, at_image = self.projection.weight.split(self.record.width, dim=1)
         sampled = functional.linear(sample_map(maps, points, batch), at_points, self.projection.bias)
-        return sampled + functional.linear(pooled, at_image)[batch]
+        return sampled + functional.linear(pooled, at_image).index_select(0, batch)
 
     def _look(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Map and pooled vector of each image."""

@@ -77,7 +77,9 @@ def make_optimizer(policy: Policy, config: PPOConfig) -> Optimizer:
     if len(set(listed)) != len(listed) or set(listed) != trainable_parameters(policy):
         raise InvariantError("Policy.parameter_groups must list every trainable parameter exactly once")
     groups = [_group(name, parameters, policy, config) for name, parameters in parts.items()]
-    return Adam(groups, lr=fixed(config.at(Clock(total_steps=1)).learning_rate), eps=ADAM_EPSILON)
+    return Adam(
+        groups, lr=fixed(config.at(Clock(total_steps=1)).learning_rate), eps=ADAM_EPSILON, foreach=True
+    )
 
 
 def remake_optimizer(policy: Policy, config: PPOConfig, state: Mapping[str, Any]) -> Optimizer:
@@ -93,7 +95,7 @@ def remake_optimizer(policy: Policy, config: PPOConfig, state: Mapping[str, Any]
         _group(group["name"], [parameters[name] for name in group["param_names"]], policy, config)
         for group in state["param_groups"]
     ]
-    optimizer = Adam(groups, eps=ADAM_EPSILON)
+    optimizer = Adam(groups, eps=ADAM_EPSILON, foreach=True)
     optimizer.load_state_dict(dict(state))
     for group in optimizer.param_groups:
         group["factor"] = config.learning_rate_factors.get(group["name"], 1.0)
@@ -295,8 +297,8 @@ def _accumulate(
         rows.append(_numbers(losses))
         if len(pieces) > 1 and rows[-1]["penalty"] != 0:
             raise UserError(
-                "ppo.microbatch_size: the policy's penalty is no mean over colonies, so minibatches can't be "
-                "split; set attention_entropy_coefficient and attention_balance_coefficient to 0, or "
+                "ppo.microbatch_size: the policy's penalty is no mean over colonies, so a minibatch cannot "
+                "be split; set attention_entropy_coefficient and attention_balance_coefficient to 0, or "
                 "ppo.microbatch_size to null"
             )
         colonies.append(len(piece))
