@@ -257,6 +257,17 @@ def test_an_optimiser_is_remade_in_the_order_of_its_state():
     theirs = {own[id(p)]: s for p, s in optimizer.state.items()}
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name][k], v) for name, s in theirs.items() for k, v in s.items())
+    state["param_groups"][0]["param_names"][0] = "none"
     with pytest.raises(KeyError):
-        state["param_groups"][0]["param_names"][0] = "none"
         remake_optimizer(other, CONFIG, state)
+
+
+def test_a_gradient_whose_norm_overflows_is_an_error():
+    class Steep(ToyPolicy):
+        def forward(self, observation, cached=None):
+            distribution, value = super().forward(observation, cached)
+            return distribution, value + (1e30 * (value - value.detach()) if torch.is_grad_enabled() else 0)
+
+    policy = Steep()
+    with pytest.raises(NonFiniteError, match="gradient norm holds inf"):
+        update(policy, make_optimizer(policy, CONFIG), collected(policy), CONFIG, SEED, 1)

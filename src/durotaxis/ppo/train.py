@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Collection
@@ -28,7 +29,7 @@ from durotaxis.ppo.update import (
     trainable_parameters,
     update,
 )
-from durotaxis.records import RunDirectory
+from durotaxis.records import RecordError, RunDirectory
 
 
 class Interrupted(Exception):
@@ -121,7 +122,8 @@ def train(
         save(kept, run.last_checkpoint)
     except NonFiniteError as error:
         failed = with_failure_saved(run.path / FAILURE, error, policy, seed, state.iteration + 1)
-        save(kept, run.last_checkpoint)
+        with contextlib.suppress(RecordError):  # a full disk must not hide the failure
+            save(kept, run.last_checkpoint)
         raise failed from error
     except RatioError:
         save(kept, run.last_checkpoint)

@@ -340,6 +340,7 @@ def _step(policy: Policy, optimizer: Optimizer, max_norm: float) -> dict[str, fl
         for name, parameter in policy.named_parameters():
             if parameter.grad is not None:
                 require_finite(parameter.grad, f"gradient of {name}")
+        require_finite(total, "gradient norm")  # every entry is finite, their squares overflow
     scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, scale)
     optimizer.step()
