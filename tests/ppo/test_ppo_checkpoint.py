@@ -132,5 +132,5 @@ def test_other_format_is_refused(saved):
     path, *_ = saved
     fields = torch.load(path, weights_only=True)
     torch.save({**fields, "format": 99}, path)
-    with pytest.raises(UserError, match="format 99, this version reads 3; a newer version"):
+    with pytest.raises(UserError, match="format 99, this version reads 4; a newer version"):
         load(path)

@@ -20,6 +20,7 @@ from durotaxis.ppo.checks import InvariantError, require_finite, require_ratio_o
 from durotaxis.ppo.config import PPOConfig
 from durotaxis.ppo.loss import LossParts, ppo_loss
 from durotaxis.ppo.protocols import Policy
+from durotaxis.ppo.ranks import ALONE, Ranks
 from durotaxis.ppo.rollout import Rollout, narrow_nodes, num_used_slots
 
 ADAM_EPSILON = 1e-5
@@ -128,13 +129,20 @@ def add_parameters(optimizer: Optimizer, policy: Policy, config: PPOConfig) -> l
     return added
 
 
-def prepare(rollout: Rollout, config: PPOConfig) -> tuple[Batch, dict[str, int | float | None]]:
-    """Advantages and value targets of a rollout, flattened to colony-steps [T·B]."""
+def prepare(
+    rollout: Rollout, config: PPOConfig, ranks: Ranks = ALONE
+) -> tuple[Batch, dict[str, int | float | None]]:
+    """Advantages and value targets of a rollout, flattened to colony-steps [T·B].
+
+    Statistics, those of the normalisation too, are of the rollouts of all ranks.
+    """
     advantage = generalized_advantage(
         rollout.reward, rollout.value, rollout.next_value, rollout.ended, config.discount, config.gae_lambda
     )
     target = advantage + rollout.value
-    statistics = {"explained_variance": explained_variance(rollout.value, target)}
+    explained = explained_variance(ranks.cat(rollout.value, 1), ranks.cat(target, 1))
+    if config.normalize_advantage:
+        advantage = ranks.own(normalize(ranks.cat(advantage, 1)), 1)
     flat = rollout.flatten()
     batch = Batch(
         observation=flat.observation,
@@ -143,10 +151,10 @@ def prepare(rollout: Rollout, config: PPOConfig) -> tuple[Batch, dict[str, int |
         node_mask=flat.node_mask,
         log_prob=flat.log_prob,
         value=flat.value,
-        advantage=(normalize(advantage) if config.normalize_advantage else advantage).flatten(),
+        advantage=advantage.flatten(),
         target=target.flatten(),
     )
-    return batch, statistics
+    return batch, {"explained_variance": explained}
 
 
 def minibatch_indices(
@@ -183,12 +191,19 @@ def minibatch_loss(policy: Policy, batch: Batch, config: PPOConfig) -> LossParts
 
 
 def update(
-    policy: Policy, optimizer: Optimizer, rollout: Rollout, config: PPOConfig, run_seed: int, iteration: int
+    policy: Policy,
+    optimizer: Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    run_seed: int,
+    iteration: int,
+    ranks: Ranks = ALONE,
 ) -> dict[str, int | float | None]:
     """Improve the policy on one rollout.
 
     Args:
         config: with plain numbers in the place of schedules (`PPOConfig.at`).
+        ranks: each with its own rollout, of the same size; all take the same steps.
 
     Returns:
         Statistics named as in records.SCHEMA; means over the minibatches that were used.
@@ -197,7 +212,7 @@ def update(
         RatioError: the first minibatch, before any step, does not give the rollout's probabilities.
         NonFiniteError: the loss or a gradient is not finite.
     """
-    batch, statistics = prepare(rollout, config)
+    batch, statistics = prepare(rollout, config, ranks)
     used: list[dict[str, float]] = []
     ratio_error: float | None = None
     kl_max = 0.0
@@ -207,21 +222,26 @@ def update(
             width = num_used_slots(batch.node_mask[index])
             parts = minibatch_loss(policy, narrow_nodes(batch, width)[index], config)
             require_finite(parts.total.detach(), "loss")
+            numbers = ranks.of_minibatch(_numbers(parts), int(parts.num_ratios))
+            first_error = numbers.pop("ratio_error")
             if ratio_error is None:
-                ratio_error = float(parts.ratio_error)
+                ratio_error = first_error
                 require_ratio_one(ratio_error, config.ratio)
-            kl_max = max(kl_max, float(parts.kl))
-            if config.target_kl is not None and float(parts.kl) > config.target_kl:
+            kl_max = max(kl_max, numbers["kl"])
+            if config.target_kl is not None and numbers["kl"] > config.target_kl:
                 return {**statistics, **_summary(used, ratio_error, kl_max)}
-            norms = _step(policy, optimizer, parts.total, config.max_grad_norm)
-            used.append({**_numbers(parts), **norms})
+            norms = _step(policy, optimizer, parts.total, config.max_grad_norm, ranks)
+            used.append({**numbers, **norms})
     return {**statistics, **_summary(used, ratio_error, kl_max)}
 
 
-def _step(policy: Policy, optimizer: Optimizer, loss: Tensor, max_norm: float) -> dict[str, float]:
+def _step(
+    policy: Policy, optimizer: Optimizer, loss: Tensor, max_norm: float, ranks: Ranks = ALONE
+) -> dict[str, float]:
     """One optimiser step, gradient clipped. Returns its norms before clipping, in all and per part."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    ranks.average_gradients(optimizer)
     norms, gradients = {}, []
     for group in optimizer.param_groups:
         part = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
@@ -249,6 +269,7 @@ def _numbers(parts: LossParts) -> dict[str, float]:
         "entropy_parameters": float(parts.entropy_parameters),
         "kl": float(parts.kl),
         "clip_fraction": float(parts.clip_fraction),
+        "ratio_error": float(parts.ratio_error),
     }
 
 
