@@ -172,7 +172,7 @@ def real_gradients(ranks, folder):
 REAL = [
     "encoder.num_layers=1",
     "encoder.hidden_dim=16",
-    "encoder.out_dim=16",
+    "encoder.out_dim=32",
     "actor_critic.hidden_dim=16",
     "actor_critic.wsa_config.embedding_dim=16",
     "actor_critic.wsa_config.context_dim=8",

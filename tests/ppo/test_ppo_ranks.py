@@ -232,8 +232,8 @@ def require_same_gradients(expected, each):
     assert other.keys() == gradient.keys()
     for name, value in gradient.items():
         assert value.dtype == torch.float64
-        error = (other[name] - value).norm() / value.norm()
-        assert error < 1e-6, (name, error)
+        error, size = float((other[name] - value).norm()), float(value.norm())
+        assert error <= 1e-6 * size + 1e-12, (name, error, size)  # of some parts the gradient is 0
 
 
 def test_gradients_of_two_processes_are_those_of_one(found):
