@@ -32,6 +32,7 @@ from durotaxis.records import RecordError, require_writable, write_json
 
 if TYPE_CHECKING:
     from durotaxis.fusion import PTMCheck, PTMRecord
+    from durotaxis.ppo.ranks import Ranks
 
 USER_FAULT = 2
 INTERRUPTED = 130
@@ -99,7 +100,8 @@ def _options(
     "durotaxis train training.total_steps=4096 run.seed=3 run.directory=runs/first\n\n"
     "durotaxis train --config configs/curriculum.yaml\n\n"
     "durotaxis train --resume runs/first\n\n"
-    "durotaxis train --resume runs/first --allow-changes training.total_steps=200_000"
+    "durotaxis train --resume runs/first --allow-changes training.total_steps=200_000\n\n"
+    "torchrun --nproc-per-node 2 -m durotaxis train"
 )
 def train(
     overrides: Overrides = None,
@@ -123,6 +125,15 @@ def train(
 
     Ctrl-C and SIGTERM save the last whole iteration first.
     """
+    from durotaxis.ppo.ranks import launched
+
+    with _sigterm_interrupts(), launched() as ranks:
+        _train(ranks, overrides or [], config, resume, allow_changes)
+
+
+def _train(
+    ranks: Ranks, overrides: list[str], config: str | None, resume: str | None, allow_changes: bool
+) -> None:
     from durotaxis.ppo import Interrupted, InvariantError
     from durotaxis.study.run import prepare, prepare_resume
 
@@ -131,15 +142,16 @@ def train(
     if resume is None and allow_changes:
         raise UserError("--allow-changes is for --resume RUN; a new run takes any configuration")
     console = make_console()
+    console.quiet = not ranks.leads
     if resume is None:
-        job = prepare(config or "quick", overrides or [])
+        job = prepare(config or "quick", overrides, ranks)
     else:
-        job = prepare_resume(resume, overrides or [], allow_changes)
+        job = prepare_resume(resume, overrides, allow_changes, ranks)
     for note in job.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     console.print(job.describe(), markup=False, soft_wrap=True)
     try:
-        with training_view(console) as progress, _sigterm_interrupts():
+        with training_view(console) as progress:
             state = job.train(progress)
     except Interrupted as stop:
         console.print(how_to_go_on(stop, job.directory), markup=False, soft_wrap=True)

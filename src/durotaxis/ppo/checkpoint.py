@@ -22,12 +22,13 @@ from durotaxis.core.errors import UserError
 from durotaxis.ppo.config import PPOConfig
 from durotaxis.ppo.curriculum import StageState
 from durotaxis.ppo.protocols import Policy, World
+from durotaxis.ppo.ranks import ALONE, Ranks
 from durotaxis.ppo.rollout import Slots, keep
 from durotaxis.ppo.tally import Tally
 from durotaxis.ppo.update import remake_optimizer
 from durotaxis.records import write_atomic
 
-FORMAT = 3  # 1 kept models under their positions, 2 knew no stages and no thawed parts
+FORMAT = 3  # 1 kept models under their positions, 2 knew neither stages, thawed parts nor ranks
 _COUNTERS = ("iteration", "step", "episodes", "best_score", "elapsed_s")
 _LIBRARIES = ("durotaxis", "torch", "numpy", "torch_geometric", "transformers")
 
@@ -53,8 +54,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     trainable: list[str]  # names of the parameters that learn
     optimizer: dict[str, Any]
-    world: dict[str, Any]
-    slots: dict[str, Any]
+    shares: list[dict[str, Any]]  # of each rank: the state of its `world` and where its `slots` stand
     counters: dict[str, Any]
     frozen_hash: str
     config: str  # the run's configuration, YAML
@@ -64,27 +64,21 @@ class Checkpoint:
 
 
 def snapshot(
-    policy: Policy, optimizer: Optimizer, world: World, state: TrainState, config: str, frozen_hash: str
+    policy: Policy,
+    optimizer: Optimizer,
+    world: World,
+    state: TrainState,
+    config: str,
+    frozen_hash: str,
+    ranks: Ranks = ALONE,
 ) -> Checkpoint:
-    """The present state, copied: later steps do not change it."""
-    slots = state.slots
+    """The present state, copied: later steps do not change it. Only that of rank 0 has the shares of all."""
+    share = {"world": world.state_dict(), "slots": _slots_state(state.slots)}
     return Checkpoint(
         model=_copy(dict(policy.state_dict())),
         trainable=[name for name, parameter in policy.named_parameters() if parameter.requires_grad],
         optimizer=_copy(optimizer.state_dict()),
-        world=_copy(world.state_dict()),
-        slots={
-            "vector_step": slots.vector_step,
-            **_copy(
-                {
-                    "slot_episode": slots.slot_episode,
-                    "seed": slots.seed,
-                    "total": slots.tally.total,
-                    "length": slots.tally.length,
-                    "terms": slots.tally.terms,
-                }
-            ),
-        },
+        shares=_copy(ranks.gather_first(_to(share, torch.device("cpu")))),
         counters={
             **{key: getattr(state, key) for key in _COUNTERS},
             "stage": asdict(state.stage),
@@ -95,6 +89,17 @@ def snapshot(
         config_hash=hashlib.sha256(config.encode()).hexdigest(),
         versions=library_versions(),
     )
+
+
+def _slots_state(slots: Slots) -> dict[str, Any]:
+    return {
+        "vector_step": slots.vector_step,
+        "slot_episode": slots.slot_episode,
+        "seed": slots.seed,
+        "total": slots.tally.total,
+        "length": slots.tally.length,
+        "terms": slots.tally.terms,
+    }
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -171,44 +176,65 @@ def restore(
     config: PPOConfig,
     world: World,
     run_seed: int,
+    ranks: Ranks = ALONE,
 ) -> tuple[TrainState, Optimizer]:
     """Take up training where a checkpoint left it: weights, what learns, moments, world and counters.
 
     The present observation and what the policy keeps beside it are not stored but made again.
 
     Raises:
-        UserError: policy, optimiser or world do not fit the checkpoint.
+        UserError: policy, optimiser, world or the number of ranks do not fit the checkpoint.
     """
+    _require_as_many(ranks, checkpoint, path)
     load_policy(policy, checkpoint, path)
     for name, parameter in policy.named_parameters():
         parameter.requires_grad_(name in set(checkpoint.trainable))
-    slots = {key: _to(value, world.device) for key, value in checkpoint.slots.items()}
+    share = checkpoint.shares[ranks.rank]
+    slots = {key: _to(value, world.device) for key, value in share["slots"].items()}
     if len(slots["seed"]) != world.num_colonies:
-        raise UserError(f"{path} has {len(slots['seed'])} colonies, ppo.num_colonies is {world.num_colonies}")
+        saved = len(slots["seed"]) * ranks.size
+        raise UserError(f"{path} has {saved} colonies, ppo.num_colonies is {world.num_colonies * ranks.size}")
     try:
         optimizer = remake_optimizer(policy, config, _copy(checkpoint.optimizer))
-        world.load_state_dict(checkpoint.world)
+        world.load_state_dict(share["world"])
     except (ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{path} does not fit this configuration ({error}); resume with the one of its own run"
         ) from error
     unchanged = torch.zeros(world.num_colonies, dtype=torch.bool, device=world.device)
     observation = world.reset_where(unchanged, slots["seed"])
+    first_slot = ranks.rank * world.num_colonies
     counters = dict(checkpoint.counters)
     stage = counters.pop("stage")
     state = TrainState(
         slots=Slots(
             observation=observation,
-            cached=keep(policy, observation, world, slots["vector_step"], run_seed),
+            cached=keep(policy, observation, world, slots["vector_step"], run_seed, first_slot),
             vector_step=slots["vector_step"],
             slot_episode=slots["slot_episode"],
             seed=slots["seed"],
             tally=Tally(slots["total"], slots["length"], slots["terms"]),
+            first_slot=first_slot,
         ),
         stage=StageState(**{**stage, "recent": tuple(stage["recent"])}),
         **counters,
     )
     return state, optimizer
+
+
+def _require_as_many(ranks: Ranks, checkpoint: Checkpoint, path: Path | str) -> None:
+    """Each rank goes on with the colonies that it had."""
+    saved = len(checkpoint.shares)
+    if saved != ranks.size:
+        launcher = f"torchrun --nproc-per-node {saved} -m durotaxis" if saved > 1 else "durotaxis"
+        raise UserError(
+            f"{path} was saved by a training in {_processes(saved)}, this one is in "
+            f"{_processes(ranks.size)}; resume it with as many: {launcher} train --resume RUN"
+        )
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
 
 
 @cache
@@ -238,7 +264,9 @@ def _copy(value: Any) -> Any:
 def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
-    return {key: _to(item, device) for key, item in value.items()} if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return {key: _to(item, device) for key, item in value.items()}
+    return type(value)(_to(item, device) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _some(names: list[str]) -> str:

@@ -117,6 +117,7 @@ class LossParts:
     kl: Tensor
     clip_fraction: Tensor
     ratio_error: Tensor  # largest |ρ - 1| (node) or |log ρ| (graph)
+    num_ratios: Tensor  # how many ratios there are
 
 
 def ppo_loss(
@@ -164,4 +165,5 @@ def ppo_loss(
         kl=kl,
         clip_fraction=clipped,
         ratio_error=error.detach().abs().max(),
+        num_ratios=exists.sum(),
     )

@@ -41,7 +41,10 @@ class Rollout(Struct):
 
 @dataclass(frozen=True)
 class Slots:
-    """Where every slot of the batch stands between two steps."""
+    """Where every slot of the batch stands between two steps.
+
+    Slot i of the batch is slot `first_slot` + i of the run, which other processes may share.
+    """
 
     observation: Struct  # [B,...]
     cached: Struct | None
@@ -49,31 +52,39 @@ class Slots:
     slot_episode: Tensor  # [B] int64, episodes begun in the slot before the present one
     seed: Tensor  # [B] int64, seed of the present episode
     tally: Tally
+    first_slot: int = 0
 
 
-def episode_seeds(run_seed: int, slot_episode: Tensor) -> Tensor:
+def episode_seeds(run_seed: int, slot_episode: Tensor, first_slot: int = 0) -> Tensor:
     """Seed of training episode k of slot i, [B] int64."""
-    slots = torch.arange(len(slot_episode), device=slot_episode.device)
+    slots = first_slot + torch.arange(len(slot_episode), device=slot_episode.device)
     return hash_keys(run_seed, Purpose.EPISODE, slots, slot_episode)
 
 
-def start(world: World, policy: Policy, run_seed: int) -> Slots:
+def start(world: World, policy: Policy, run_seed: int, first_slot: int = 0) -> Slots:
     """Begin the first episode of every slot."""
     slot_episode = torch.zeros(world.num_colonies, dtype=torch.int64, device=world.device)
-    seed = episode_seeds(run_seed, slot_episode)
+    seed = episode_seeds(run_seed, slot_episode, first_slot)
     observation = world.reset(seed)
     require_finite(observation, "observation")
     tally = Tally.zeros(world.num_colonies, slot_episode.device)
-    cached = keep(policy, observation, world, 0, run_seed)
-    return Slots(observation, cached, 0, slot_episode, seed, tally)
+    cached = keep(policy, observation, world, 0, run_seed, first_slot)
+    return Slots(observation, cached, 0, slot_episode, seed, tally, first_slot)
 
 
-def keep(policy: Policy, observation: Struct, world: World, vector_step: int, run_seed: int) -> Struct | None:
+def keep(
+    policy: Policy,
+    observation: Struct,
+    world: World,
+    vector_step: int,
+    run_seed: int,
+    first_slot: int = 0,
+) -> Struct | None:
     """What the policy keeps beside the observation of a rollout: outputs of frozen parts, and its own draws.
 
     The draws depend on (run_seed, vector_step, slot) alone, so it can be made again.
     """
-    slots = torch.arange(world.num_colonies, device=world.device)
+    slots = first_slot + torch.arange(world.num_colonies, device=world.device)
     return policy.precompute(observation, hash_keys(run_seed, Purpose.MODEL_DROPOUT, vector_step, slots))
 
 
@@ -90,7 +101,8 @@ def collect(
         slots: where the batch stands; use the returned one for the next call.
 
     Returns:
-        The rollout [T,B], the new slots, and one row per finished episode.
+        The rollout [T,B], the new slots, and one row per finished episode; `ranks.in_order` makes records of
+        them.
 
     Raises:
         NonFiniteError: an observation, reward, value or log-probability is not finite; its evidence is what
@@ -99,7 +111,7 @@ def collect(
     """
     steps: list[Rollout] = []
     finished: list[dict[str, Any]] = []
-    index = torch.arange(world.num_colonies, device=slots.seed.device)
+    index = slots.first_slot + torch.arange(world.num_colonies, device=slots.seed.device)
     for _ in range(num_steps):
         keys = hash_keys(run_seed, Purpose.POLICY, slots.vector_step, index)
         with evidence({"vector_step": slots.vector_step, "seed": slots.seed}):
@@ -171,14 +183,16 @@ def _advance(
         where = ended.nonzero().squeeze(1)
         rows = finished_rows(world, tally, result.reason, where)
         for row, slot in zip(rows, where.tolist(), strict=True):
-            row.update(slot=slot, slot_episode=int(slot_episode[slot]), seed=int(seed[slot]))
+            row.update(slot=slots.first_slot + slot, slot_episode=int(slot_episode[slot]))
+            row.update(seed=int(seed[slot]), vector_step=slots.vector_step)
         slot_episode = slot_episode + ended.long()
-        seed = torch.where(ended, episode_seeds(run_seed, slot_episode), seed)
+        seed = torch.where(ended, episode_seeds(run_seed, slot_episode, slots.first_slot), seed)
         tally = tally.clear(ended)
         observation = world.reset_where(ended, seed)
         require_finite(observation, "observation")
-    cached = keep(policy, observation, world, slots.vector_step + 1, run_seed)
-    return Slots(observation, cached, slots.vector_step + 1, slot_episode, seed, tally), rows
+    vector_step, first_slot = slots.vector_step + 1, slots.first_slot
+    cached = keep(policy, observation, world, vector_step, run_seed, first_slot)
+    return Slots(observation, cached, vector_step, slot_episode, seed, tally, first_slot), rows
 
 
 def _join(steps: list[Rollout], value_after: Tensor) -> Rollout:

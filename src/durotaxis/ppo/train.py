@@ -9,11 +9,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch.optim import Optimizer
 
 from durotaxis.core.errors import UserError
 from durotaxis.core.schedule import AfterEpisode, AtStage, Clock, fixed, moment_key
-from durotaxis.ppo.checkpoint import TrainState, load, restore, save, snapshot
+from durotaxis.ppo.checkpoint import Checkpoint, TrainState, load, restore, save, snapshot
 from durotaxis.ppo.checks import NonFiniteError, RatioError, require_frozen
 from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
 from durotaxis.ppo.curriculum import advance, count_episodes, share_of_new
@@ -21,6 +22,7 @@ from durotaxis.ppo.evaluate import evaluate, summarize, tuning_seeds
 from durotaxis.ppo.failure import FAILURE, with_failure_saved
 from durotaxis.ppo.monitor import Monitor, Progress, diagnose, rollout_metrics, timing_metrics
 from durotaxis.ppo.protocols import Policy, StagedWorld, World
+from durotaxis.ppo.ranks import ALONE, CollectiveError, RankLostError, Ranks, colonies_per_rank, in_order
 from durotaxis.ppo.rollout import collect, keep, start
 from durotaxis.ppo.update import (
     add_parameters,
@@ -54,6 +56,7 @@ def train(
     moments: Collection[AfterEpisode | AtStage] = (),
     progress: Progress | None = None,
     resume: bool = False,
+    ranks: Ranks = ALONE,
 ) -> TrainState:
     """Train `policy` in place with PPO, writing records and checkpoints into `run`.
 
@@ -61,13 +64,15 @@ def train(
     wall-clock columns excepted, whether or not the run was interrupted and resumed.
 
     Args:
-        world: ppo.num_colonies slots; its device is where rollouts live. With `training.curriculum` a
-            `StagedWorld` of these stages.
+        world: ppo.num_colonies slots, or this rank's share of them; its device is where rollouts live. With
+            `training.curriculum` a `StagedWorld` of these stages.
         seed: the source of all randomness of training.
         evaluation_world: a second world, for tuning seeds; needed when training.evaluate_every > 0.
         moments: every moment, other than steps, that a schedule of the policy or of `ppo` waits for.
         progress: called after every iteration and every evaluation.
         resume: go on from the run's last checkpoint; from the start where there is none yet.
+        ranks: the processes that share the training. All call this with equal policies and arguments; rank 0
+            alone evaluates, reports progress, reads and writes `run`.
 
     Returns:
         Where training ended.
@@ -77,32 +82,44 @@ def train(
         InvariantError: non-finite numbers, a policy that does not repeat its log-probabilities, or changed
             frozen weights.
         Interrupted: after Ctrl-C; the state at the end of the last whole iteration is saved.
+        RankLostError: another rank ended; that state is saved, unless it was rank 0 that ended.
     """
-    _check_settings(world, ppo, training, evaluation_world)
+    _check_settings(world, ppo, training, evaluation_world, ranks)
     policy.eval()
     num_iterations = training.num_iterations(ppo)
-    checkpoint = load(run.last_checkpoint) if resume and run.last_checkpoint.exists() else None
+    checkpoint = ranks.first(
+        lambda: load(run.last_checkpoint) if resume and run.last_checkpoint.exists() else None
+    )
     if checkpoint is not None:
-        state, optimizer = restore(checkpoint, run.last_checkpoint, policy, ppo, world, seed)
+        state, optimizer = restore(checkpoint, run.last_checkpoint, policy, ppo, world, seed, ranks)
         policy.require_ready()
     else:
         policy.require_ready()
         if isinstance(world, StagedWorld):
             world.begin_stage(0)
         policy.begin_iteration(Clock(total_steps=num_iterations * ppo.steps_per_rollout))
-        state, optimizer = TrainState(start(world, policy, seed)), make_optimizer(policy, ppo)
-    if resume:
-        run.cut_after(state.iteration)
-    learned_attention = getattr(policy, "learns_attention", True)
-    sink = Monitor(
-        run, monitor, num_iterations, ppo.steps_per_rollout, state.iteration, progress, learned_attention
-    )
-    loop = _Loop(world, policy, optimizer, seed, ppo, training, monitor, tuple(moments), sink)
-    frozen, frozen_hash, config = policy.frozen_hashes(), policy.frozen_hash(), run.config_text
-    kept = snapshot(policy, optimizer, world, state, config, frozen_hash)
+        slots = start(world, policy, seed, ranks.rank * world.num_colonies)
+        state, optimizer = TrainState(slots), make_optimizer(policy, ppo)
+    sink = None
+    if ranks.leads:
+        if resume:
+            run.cut_after(state.iteration)
+        learned_attention = getattr(policy, "learns_attention", True)
+        sink = Monitor(
+            run, monitor, num_iterations, ppo.steps_per_rollout, state.iteration, progress, learned_attention
+        )
+    loop = _Loop(world, policy, optimizer, seed, ppo, training, monitor, tuple(moments), sink, ranks)
+    frozen, frozen_hash = policy.frozen_hashes(), policy.frozen_hash()
+    config = ranks.first(lambda: run.config_text)
+    kept = snapshot(policy, optimizer, world, state, config, frozen_hash, ranks)
+
+    def save_kept(path: Path) -> None:
+        if ranks.leads:
+            save(kept, path)
+
     try:
         if checkpoint is None or checkpoint.config != config:
-            save(kept, run.last_checkpoint)  # so that a run killed early can be taken up as well
+            save_kept(run.last_checkpoint)  # so that a run killed early can be taken up as well
         while state.iteration < num_iterations:
             last = state.iteration + 1 == num_iterations
             before = state
@@ -112,28 +129,37 @@ def train(
             state = loop.iterate(begun, clock)
             improved = False
             if _due(training.evaluate_every, before.step, state.step, last):
-                state, improved = _evaluate(evaluation_world, policy, state, training, sink)
-            kept = snapshot(policy, optimizer, world, state, config, frozen_hash)
+                if sink is not None:
+                    state, improved = _evaluate(evaluation_world, policy, state, training, sink)
+                best, improved = ranks.first(lambda: (state.best_score, improved))  # noqa: B023 - at once
+                state = dataclasses.replace(state, best_score=best)
+            kept = snapshot(policy, optimizer, world, state, config, frozen_hash, ranks)
             if improved:
-                save(kept, run.best_checkpoint)
+                save_kept(run.best_checkpoint)
             if _due(training.checkpoint_every, before.step, state.step, False):
-                save(kept, run.last_checkpoint)
+                save_kept(run.last_checkpoint)
         require_frozen(frozen, policy.frozen_hashes())
-        save(kept, run.last_checkpoint)
+        save_kept(run.last_checkpoint)
     except NonFiniteError as error:
         failed = with_failure_saved(run.path / FAILURE, error, policy, seed, state.iteration + 1)
         with contextlib.suppress(RecordError):  # a full disk must not hide the failure
-            save(kept, run.last_checkpoint)
+            save_kept(run.last_checkpoint)
         raise failed from error
     except RatioError:
-        save(kept, run.last_checkpoint)
+        save_kept(run.last_checkpoint)
         raise
-    except KeyboardInterrupt as error:
-        save(kept, run.last_checkpoint)
+    except (KeyboardInterrupt, CollectiveError) as error:
+        ranks.take_leave(error)
+        save_kept(run.last_checkpoint)
+        lost = ranks.explain()
+        if lost is not None:
+            raise _how_to_go_on(lost, run, kept, ranks) from error
         raise Interrupted(run.last_checkpoint, kept.counters["step"]) from error
     finally:
-        sink.close()
-    run.mark_done({key: value for key, value in kept.counters.items() if key != "reached"})
+        if sink is not None:
+            sink.close()
+    if ranks.leads:
+        run.mark_done({key: value for key, value in kept.counters.items() if key != "reached"})
     return state
 
 
@@ -149,7 +175,8 @@ class _Loop:
     training: TrainingConfig
     monitor: MonitorConfig
     moments: tuple[AfterEpisode | AtStage, ...]
-    sink: Monitor
+    sink: Monitor | None  # of rank 0
+    ranks: Ranks
 
     def __post_init__(self) -> None:
         self.trainable = trainable_parameters(self.policy)
@@ -195,10 +222,12 @@ class _Loop:
 
         rollout, slots, finished = collect(world, self.policy, state.slots, ppo.rollout_steps, self.seed)
         collected = time.perf_counter()
-        statistics = update(self.policy, self.optimizer, rollout, ppo, self.seed, iteration)
+        statistics = update(self.policy, self.optimizer, rollout, ppo, self.seed, iteration, self.ranks)
         updated = time.perf_counter()
+        finished = in_order(self.ranks.gather(finished))
         every = self.monitor.attention_every
-        attention = diagnose(self.policy, world, slots) if every and iteration % every == 0 else []
+        watched = self.sink is not None and every and iteration % every == 0
+        attention = diagnose(self.policy, world, slots) if watched else []
 
         episodes = [{"episode": state.episodes + i, **row} for i, row in enumerate(finished, start=1)]
         stage, when_staged = state.stage, {}
@@ -216,6 +245,7 @@ class _Loop:
             elapsed_s=state.elapsed_s + time.perf_counter() - began,
             stage=stage,
         )
+        self._require_same(state)
         times = timing_metrics(
             collected - began,
             updated - collected,
@@ -230,14 +260,27 @@ class _Loop:
             "episodes": state.episodes,
             **when_staged,
             **({"stage_share": self._share(state, clock.step)} if curriculum else {}),
-            **rollout_metrics(rollout, finished),
+            **self.ranks.mean_numbers(rollout_metrics(rollout, finished)),
             **statistics,
             "learning_rate": fixed(ppo.learning_rate),
             "clip_range": fixed(ppo.clip_range),
             **times,
         }
-        self.sink.iteration(metrics, episodes, attention)
+        if self.sink is not None:
+            self.sink.iteration(metrics, episodes, attention)
         return state
+
+    def _require_same(self, state: TrainState) -> None:
+        """Nothing that decides how training goes on may differ between ranks, and no weight."""
+        if not self.ranks.alone:
+            learned = (p.detach() for _, p in self.policy.named_parameters() if p.requires_grad)
+            total = float(torch.stack([parameter.double().sum() for parameter in learned]).sum())
+            self.ranks.require_same(
+                episodes=state.episodes,
+                stage=state.stage,
+                moments=dict(state.reached),
+                **{"sum of all weights": total},
+            )
 
     def _enter_stage(self, state: TrainState) -> TrainState:
         """The stage of the next rollout; the world is told, and who follows the run when one begins."""
@@ -264,7 +307,8 @@ class _Loop:
 
     def _tell(self, state: TrainState, event: str, name: str, message: str) -> None:
         """An event stands with the iteration that comes next, so that resuming cuts and repeats it."""
-        self.sink.event(state.iteration + 1, state.step, state.episodes, event, name, message)
+        if self.sink is not None:
+            self.sink.event(state.iteration + 1, state.step, state.episodes, event, name, message)
 
 
 def _evaluate(
@@ -284,19 +328,33 @@ def _evaluate(
     return dataclasses.replace(state, best_score=best, elapsed_s=elapsed), improved
 
 
+def _how_to_go_on(lost: RankLostError, run: RunDirectory, kept: Checkpoint, ranks: Ranks) -> RankLostError:
+    """The same with where the run stands, as far as this rank knows it."""
+    where = (
+        f"everything up to step {kept.counters['step']:,} is saved in" if ranks.leads else "the last state is"
+    )
+    return RankLostError(
+        f"{lost}; {where} {run.last_checkpoint}; go on with {ranks.size} processes: "
+        f"torchrun --nproc-per-node {ranks.size} -m durotaxis train --resume {run.path}",
+        lost.speaks,
+    )
+
+
 def _due(every: int, before: int, after: int, last: bool) -> bool:
     """Whether a multiple of `every` lies in (before, after], or it is the last time; never when 0."""
     return every > 0 and (last or before // every != after // every)
 
 
 def _check_settings(
-    world: World, ppo: PPOConfig, training: TrainingConfig, evaluation_world: World | None
+    world: World, ppo: PPOConfig, training: TrainingConfig, evaluation_world: World | None, ranks: Ranks
 ) -> None:
-    if world.num_colonies != ppo.num_colonies:
+    share = colonies_per_rank(ppo, ranks)
+    if world.num_colonies != share:
+        of = "" if ranks.alone else f" for {ranks.size} processes, so each needs {share}"
         raise UserError(
-            f"the world has {world.num_colonies} colonies, ppo.num_colonies is {ppo.num_colonies}"
+            f"the world has {world.num_colonies} colonies, ppo.num_colonies is {ppo.num_colonies}{of}"
         )
     if training.curriculum and not isinstance(world, StagedWorld):
         raise UserError("training.curriculum needs a world with stages; hand over durotaxis.env.StagedEnv")
-    if training.evaluate_every and evaluation_world is None:
+    if training.evaluate_every and evaluation_world is None and ranks.leads:
         raise UserError("training.evaluate_every is set, but no evaluation world was given")

@@ -26,6 +26,7 @@ from durotaxis.ppo.checks import (
 from durotaxis.ppo.config import PPOConfig
 from durotaxis.ppo.loss import LossParts, ppo_loss
 from durotaxis.ppo.protocols import Policy
+from durotaxis.ppo.ranks import ALONE, Ranks
 from durotaxis.ppo.rollout import Rollout, narrow_nodes, num_used_slots
 from durotaxis.ppo.value import TOTAL, as_heads, follow_targets, split_reward, value_names, value_scale
 
@@ -141,9 +142,11 @@ def add_parameters(optimizer: Optimizer, policy: Policy, config: PPOConfig) -> l
 
 
 def prepare(
-    rollout: Rollout, config: PPOConfig, names: tuple[str, ...] = TOTAL
+    rollout: Rollout, config: PPOConfig, names: tuple[str, ...] = TOTAL, ranks: Ranks = ALONE
 ) -> tuple[Batch, dict[str, int | float | None]]:
     """Advantages and value targets of a rollout, flattened to colony-steps [T·B].
+
+    Statistics, those of the normalisation too, are of the rollouts of all ranks.
 
     Args:
         names: what its values are of; see `ppo.value.value_names`.
@@ -154,11 +157,14 @@ def prepare(
     )
     target, advantage = of_values + rollout.value, of_values.sum(-1)
     require_finite(target, "target")
-    statistics = {"explained_variance": explained_variance(rollout.value.sum(-1), target.sum(-1))}
+    values, targets = ranks.cat(rollout.value, 1), ranks.cat(target, 1)
+    statistics = {"explained_variance": explained_variance(values.sum(-1), targets.sum(-1))}
     if names != TOTAL:
         for i, name in enumerate(names):
-            explained = explained_variance(rollout.value[..., i], target[..., i])
+            explained = explained_variance(values[..., i], targets[..., i])
             statistics[f"explained_variance/{name}"] = explained
+    if config.normalize_advantage:
+        advantage = ranks.own(normalize(ranks.cat(advantage, 1)), 1)
     flat = rollout.flatten()
     batch = Batch(
         observation=flat.observation,
@@ -167,7 +173,7 @@ def prepare(
         node_mask=flat.node_mask,
         log_prob=flat.log_prob,
         value=flat.value,
-        advantage=(normalize(advantage) if config.normalize_advantage else advantage).flatten(),
+        advantage=advantage.flatten(),
         target=target.flatten(0, 1),
     )
     return batch, statistics
@@ -212,12 +218,19 @@ def minibatch_loss(policy: Policy, batch: Batch, config: PPOConfig) -> LossParts
 
 
 def update(
-    policy: Policy, optimizer: Optimizer, rollout: Rollout, config: PPOConfig, run_seed: int, iteration: int
+    policy: Policy,
+    optimizer: Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    run_seed: int,
+    iteration: int,
+    ranks: Ranks = ALONE,
 ) -> dict[str, int | float | None]:
     """Improve the policy on one rollout.
 
     Args:
         config: with plain numbers in the place of schedules (`PPOConfig.at`).
+        ranks: each with its own rollout, of the same size; all take the same steps.
 
     Returns:
         Statistics named as in records.SCHEMA; means over the minibatches that were used.
@@ -229,7 +242,7 @@ def update(
     """
     at_hand: dict[str, Any] = {"iteration": iteration}
     with evidence(at_hand):
-        statistics = _learn(policy, optimizer, rollout, config, run_seed, iteration, at_hand)
+        statistics = _learn(policy, optimizer, rollout, config, run_seed, iteration, at_hand, ranks)
         require_finite_parameters(policy.named_parameters())
     return statistics
 
@@ -242,11 +255,12 @@ def _learn(
     run_seed: int,
     iteration: int,
     at_hand: dict[str, Any],
+    ranks: Ranks,
 ) -> dict[str, int | float | None]:
     """What `update` does; keeps in `at_hand` what it is working on."""
-    batch, statistics = prepare(rollout, config, value_names(policy))
+    batch, statistics = prepare(rollout, config, value_names(policy), ranks)
     if config.normalize_value:
-        follow_targets(policy, batch.target)
+        follow_targets(policy, batch.target, ranks)
     used: list[dict[str, float]] = []
     ratio_error: float | None = None
     kl_max = 0.0
@@ -254,15 +268,18 @@ def _learn(
         for index in minibatch_indices(len(batch.value), config.num_minibatches, run_seed, iteration, epoch):
             optimizer.zero_grad(set_to_none=True)
             at_hand |= {"epoch": epoch, "index": index}
-            numbers, rest = _accumulate(policy, batch, index.to(batch.value.device), config, at_hand)
+            here, num_ratios, rest = _accumulate(policy, batch, index.to(batch.value.device), config, at_hand)
+            numbers = ranks.of_minibatch(here, num_ratios)
+            first_error = numbers.pop("ratio_error")
             if ratio_error is None:
-                ratio_error = numbers["ratio_error"]
+                ratio_error = first_error
                 require_ratio_one(ratio_error, config.ratio, getattr(policy, "ratio_tolerance", None))
             kl_max = max(kl_max, numbers["kl"])
             if config.target_kl is not None and numbers["kl"] > config.target_kl:
                 optimizer.zero_grad(set_to_none=True)
                 return {**statistics, **_summary(used, ratio_error, kl_max)}
             rest.backward()
+            ranks.average_gradients(optimizer)
             norms = _step(policy, optimizer, config.max_grad_norm)
             used.append({**numbers, **norms})
     return {**statistics, **_summary(used, ratio_error, kl_max)}
@@ -270,7 +287,7 @@ def _learn(
 
 def _accumulate(
     policy: Policy, batch: Batch, index: Tensor, config: PPOConfig, at_hand: dict[str, Any]
-) -> tuple[dict[str, float], Tensor]:
+) -> tuple[dict[str, float], int, Tensor]:
     """Forward and backward over one minibatch, `microbatch_size` colony-steps at a time.
 
     Every term of the loss is a mean over colonies, so each part counts by its share of them.
@@ -279,8 +296,8 @@ def _accumulate(
         at_hand: gets the part that is being worked on, as evidence of a failure.
 
     Returns:
-        The numbers of the whole minibatch, and the last part's loss, whose backward pass is still to come: it
-        is saved when the numbers end the update.
+        The numbers of the whole minibatch, how many ratios it has, and the last part's loss, whose backward
+        pass is still to come: it is saved when the numbers end the update.
     """
     pieces = index.split(config.microbatch_size or len(index))
     rows: list[dict[str, float]] = []
@@ -302,11 +319,10 @@ def _accumulate(
                 "ppo.microbatch_size to null"
             )
         colonies.append(len(piece))
-        mask = part.node_mask if config.ratio == "node" else part.node_mask.any(1)
-        ratios.append(int(mask.sum()))
+        ratios.append(int(losses.num_ratios))
         rest = losses.total * (len(piece) / len(index))
     assert rest is not None
-    return _of_whole(rows, colonies, ratios), rest
+    return _of_whole(rows, colonies, ratios), sum(ratios), rest
 
 
 def _of_whole(rows: list[dict[str, float]], colonies: list[int], ratios: list[int]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from durotaxis.core.errors import UserError
 from durotaxis.core.shapes import Float, Int
+from durotaxis.ppo.ranks import ALONE, Ranks
 
 TOTAL = ("total",)
 RATE = 0.1
@@ -128,7 +129,7 @@ def followed(
     return old_mean + rate * gap, mixed.sqrt(), scale.updates + varies
 
 
-def follow_targets(policy: Any, target: Float[Tensor, "M V"]) -> None:
-    """Let the policy's values be learned in the scale of their targets. No value changes by it."""
+def follow_targets(policy: Any, target: Float[Tensor, "M V"], ranks: Ranks = ALONE) -> None:
+    """Let the policy's values be learned in the scale of their targets on all ranks. None changes by it."""
     scale = value_scale(policy)
-    scale.rescale(*followed(scale, target_sums(target)))
+    scale.rescale(*followed(scale, ranks.cat(target_sums(target)[None]).sum(0)))

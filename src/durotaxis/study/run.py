@@ -22,6 +22,7 @@ from durotaxis.env.reward import TERMS
 from durotaxis.ppo import Checkpoint, Status, TrainState, load, load_policy, make_optimizer
 from durotaxis.ppo import train as train_with_ppo
 from durotaxis.ppo.checkpoint import restore
+from durotaxis.ppo.ranks import ALONE, Ranks, colonies_per_rank
 from durotaxis.records import CONFIG, EVENTS, RunDirectory, write_atomic
 from durotaxis.study.calibrate import calibrate_policy
 from durotaxis.study.config import RootConfig, find_config
@@ -39,6 +40,7 @@ class Job:
     run: RunDirectory
     device: torch.device
     resume: bool = False
+    ranks: Ranks = ALONE
 
     @property
     def directory(self) -> Path:
@@ -53,9 +55,9 @@ class Job:
     def train(self, progress: Callable[[Status], None] | None = None) -> TrainState:
         """Train to the end. Raises what `durotaxis.ppo.train` raises."""
         config = self.config
-        evaluated = config.training.evaluate_every > 0
+        evaluated = config.training.evaluate_every > 0 and self.ranks.leads
         return train_with_ppo(
-            training_world(config, self.device),
+            training_world(config, self.device, self.ranks),
             self.policy,
             run=self.run,
             seed=config.run.seed,
@@ -70,6 +72,7 @@ class Job:
             moments=config.moments,
             progress=progress,
             resume=self.resume,
+            ranks=self.ranks,
         )
 
     def describe(self) -> str:
@@ -83,49 +86,94 @@ class Job:
         if not config.actor_critic.use_wsa:
             arm = f"plain actor with {self.policy.ptm_names[0]}"
         verb = "resuming" if self.resume else "training"
+        size = self.ranks.size
+        device = str(self.device)
+        if not self.ranks.alone:
+            device = f"{self.device.type} in {size} processes of {ppo.num_colonies // size} colonies"
         return (
             f"{verb} {self.directory}: {arm}; {steps:,} steps ({rollouts} rollouts of "
-            f"{ppo.steps_per_rollout:,}{rounded}) on {self.device}, threads {torch.get_num_threads()}, "
+            f"{ppo.steps_per_rollout:,}{rounded}) on {device}, threads {torch.get_num_threads()}, "
             f"seed {config.run.seed}"
         )
 
 
-def prepare(config_name: str | Path, overrides: Sequence[str] = ()) -> Job:
+def prepare(config_name: str | Path, overrides: Sequence[str] = (), ranks: Ranks = ALONE) -> Job:
     """Read a configuration, build and calibrate the policy, claim the run directory.
 
     Args:
         config_name: a file, or the name of a configuration of the package.
         overrides: `key=value`.
+        ranks: the processes that share the training, all of which call this. Rank 0 reads and claims; the
+            others get its configuration and its weights.
 
     Raises:
         UserError, RecordError: whatever is wrong with them, the weights, the device or the directory.
     """
+    config, directory = ranks.first(lambda: _settle(config_name, overrides))
+    share = colonies_per_rank(config.ppo, ranks)
+    device = select_device(config, ranks)
+    policy = build_policy(config, device)
+    make_optimizer(policy, config.ppo)
+    first = DurotaxisEnv(config.env, 1, device).reset([0])
+    policy.require_cache_fits(first, share * config.ppo.rollout_steps)
+    calibrated = calibrate_policy(policy, config.env, config.run.seed) if ranks.leads else []
+    ranks.share_weights(policy)
+
+    def claim() -> RunDirectory:
+        record = provenance(policy, config.run.seed, device, calibrated)
+        return RunDirectory.create(directory, to_yaml(config), record)
+
+    return Job(config, policy, ranks.first(claim), device, ranks=ranks)
+
+
+def _settle(config_name: str | Path, overrides: Sequence[str]) -> tuple[RootConfig, Path]:
+    """The configuration, and a run directory that is free."""
     path = find_config(config_name)
     config = load_config(path, RootConfig, overrides).settled()
     directory = Path(config.run.directory) if config.run.directory else free_directory(path.stem)
     RunDirectory.require_free(directory)
-    device = select_device(config)
-    policy = build_policy(config, device)
-    make_optimizer(policy, config.ppo)
-    first = DurotaxisEnv(config.env, 1, device).reset([0])
-    policy.require_cache_fits(first, config.ppo.steps_per_rollout)
-    calibrated = calibrate_policy(policy, config.env, config.run.seed)
-    record = provenance(policy, config.run.seed, device, calibrated)
-    return Job(config, policy, RunDirectory.create(directory, to_yaml(config), record), device)
+    return config, directory
 
 
-def prepare_resume(directory: str | Path, overrides: Sequence[str] = (), allow_changes: bool = False) -> Job:
+def prepare_resume(
+    directory: str | Path,
+    overrides: Sequence[str] = (),
+    allow_changes: bool = False,
+    ranks: Ranks = ALONE,
+) -> Job:
     """Take up an interrupted run at its last checkpoint; from its start where it was killed before the first.
 
     Args:
         overrides: `key=value` on top of the run's configuration.
         allow_changes: go on although the configuration differs from that of the checkpoint. The new one is
             written into the run directory, and what changed into its events.
+        ranks: as many as there were before; see `prepare`.
 
     Raises:
         UserError, RecordError: it is no run directory, it is finished, its checkpoint does not fit, or the
             configuration changed and `allow_changes` is false.
     """
+    run, config, checkpoint, changes = ranks.first(lambda: _reopen(directory, overrides, allow_changes))
+    colonies_per_rank(config.ppo, ranks)
+    device = select_device(config, ranks)
+    policy = build_policy(config, device)
+    if checkpoint is None:
+        if ranks.leads:
+            calibrate_policy(policy, config.env, config.run.seed)
+        ranks.share_weights(policy)
+    else:
+        load_policy(policy, checkpoint, run.last_checkpoint)
+        world = training_world(config, device, ranks)
+        restore(checkpoint, run.last_checkpoint, policy, config.ppo, world, config.run.seed, ranks)
+    if changes and ranks.leads:
+        _accept(run, config, changes, checkpoint)
+    return Job(config, policy, run, device, resume=True, ranks=ranks)
+
+
+def _reopen(
+    directory: str | Path, overrides: Sequence[str], allow_changes: bool
+) -> tuple[RunDirectory, RootConfig, Checkpoint | None, Changes]:
+    """A run that can go on, its configuration, its last checkpoint, and what differs between the two."""
     run = RunDirectory.open(directory)
     config = load_config(run.path / CONFIG, RootConfig, overrides).settled()
     checkpoint = load(run.last_checkpoint) if run.last_checkpoint.exists() else None
@@ -139,17 +187,7 @@ def prepare_resume(directory: str | Path, overrides: Sequence[str] = (), allow_c
             f"{directory} is finished; look at it with `durotaxis evaluate {directory}`, or train on with "
             "a larger training.total_steps and --allow-changes"
         )
-    device = select_device(config)
-    policy = build_policy(config, device)
-    if checkpoint is None:
-        calibrate_policy(policy, config.env, config.run.seed)
-    else:
-        load_policy(policy, checkpoint, run.last_checkpoint)
-        world = training_world(config, device)
-        restore(checkpoint, run.last_checkpoint, policy, config.ppo, world, config.run.seed)
-    if changes:
-        _accept(run, config, changes, checkpoint)
-    return Job(config, policy, run, device, resume=True)
+    return run, config, checkpoint, changes
 
 
 Changes = Mapping[str, tuple[Any, Any]]
@@ -196,11 +234,14 @@ def _accept(run: RunDirectory, config: RootConfig, changes: Changes, checkpoint:
             events.append({**when, "event": "changed", "name": key, "message": f"{old} -> {new}"})
 
 
-def training_world(config: RootConfig, device: torch.device) -> DurotaxisEnv | StagedEnv:
-    """The world that a run trains in: one, or that of its curriculum's stages."""
+def training_world(
+    config: RootConfig, device: torch.device, ranks: Ranks = ALONE
+) -> DurotaxisEnv | StagedEnv:
+    """The world that a run trains in: one, or that of its curriculum's stages; this rank's share of it."""
+    share = colonies_per_rank(config.ppo, ranks)
     if config.training.curriculum:
-        return StagedEnv(config.stage_worlds, config.ppo.num_colonies, device, validate=False)
-    return DurotaxisEnv(config.env, config.ppo.num_colonies, device, validate=False)
+        return StagedEnv(config.stage_worlds, share, device, validate=False)
+    return DurotaxisEnv(config.env, share, device, validate=False)
 
 
 def build_policy(config: RootConfig, device: torch.device) -> HybridActorCritic:
@@ -223,8 +264,10 @@ def build_policy(config: RootConfig, device: torch.device) -> HybridActorCritic:
     return policy.to(device).eval()
 
 
-def select_device(config: RootConfig) -> torch.device:
+def select_device(config: RootConfig, ranks: Ranks = ALONE) -> torch.device:
     """The device of `run.device`; also sets the number of threads when `run.threads` asks for it.
+
+    Of several processes on a machine each takes the GPU of its own number.
 
     Raises:
         UserError: there is no such GPU.
@@ -235,9 +278,16 @@ def select_device(config: RootConfig) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if device.type == "cuda" and not ranks.alone:
+        if device.index is not None:
+            raise UserError(f"run.device={name}: every process has a GPU of its own; use run.device=cuda")
+        device = torch.device("cuda", ranks.local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise UserError(f"run.device={name}: torch finds {found or 'no'} GPUs here; use run.device=cpu")
+        most = "" if ranks.alone else f"start at most {found} processes on this machine, or " if found else ""
+        raise UserError(f"run.device={name}: torch finds {found or 'no'} GPUs here; {most}use run.device=cpu")
+    if device.type == "cuda" and not ranks.alone:
+        torch.cuda.set_device(device)
     return device
 
 
