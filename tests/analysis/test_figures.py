@@ -9,7 +9,7 @@ from PIL import Image
 from analysis.fake_run import MODELS, STEPS_PER_ITERATION, write_run
 from durotaxis.analysis.figures import attention_figure, learning_curve
 from durotaxis.analysis.load import attention_over_training, by_evaluation, estimate, load_run
-from durotaxis.records import RecordError
+from durotaxis.records import EVENTS, RecordError
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +100,27 @@ def test_wrong_places_are_refused(run, tmp_path):
         learning_curve(run, tmp_path / "file" / "a.png")
     learning_curve(run, tmp_path / "figures" / "a.png")
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["a.png"]
+
+
+def test_stages_and_models_that_learn_are_drawn_where_they_began(tmp_path):
+    """One line per moment, in every panel; warnings and the first stage are not drawn."""
+    directory = write_run(tmp_path / "run")
+    with directory.appender(EVENTS) as events:
+        for step, event, name in (
+            (0, "stage", "first"),
+            (30_000, "stage", "second"),
+            (30_000, "learns", "ptm:graph_cnn"),
+            (50_000, "learns", "encoder"),
+            (60_000, "warning", "entropy_gone"),
+        ):
+            row = {"iteration": 1, "step": step, "episodes": 1, "event": event, "name": name, "message": "m"}
+            events.append(row)
+    run = load_run(tmp_path / "run")
+    assert len(run.events) == 5
+    for figure, panels in ((learning_curve(run), 3), (attention_figure(run), 2)):
+        for axes in figure.axes[:panels]:
+            vertical = [line for line in axes.lines if len(set(line.get_xdata())) == 1]
+            assert sorted(float(line.get_xdata()[0]) for line in vertical) == [30_000, 50_000]
+        texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+        assert "second · graph_cnn learns" in texts
+        assert "encoder learns" in texts

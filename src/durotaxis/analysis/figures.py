@@ -186,16 +186,17 @@ def _draw_references(axes: Axes, what: str, references: Mapping[str, Mapping[str
 
 def _draw_events(axes: Axes, run: Run, named: bool) -> None:
     """Where stages began (after the first) and parts began to learn; with `named`, what they are called."""
+    at: dict[int, list[Row]] = {}
     for row in run.events:
-        if row["event"] not in _EVENT_STYLES or row["step"] == 0:
-            continue
-        colour, dashes = _EVENT_STYLES[row["event"]]
-        axes.axvline(row["step"], color=colour, linewidth=1.1, linestyle=dashes, zorder=2.1)
+        if row["event"] in _EVENT_STYLES and row["step"] > 0:
+            at.setdefault(row["step"], []).append(row)
+    for step, rows in at.items():
+        colour, dashes = _EVENT_STYLES[rows[0]["event"]]
+        axes.axvline(step, color=colour, linewidth=1.1, linestyle=dashes, zorder=2.1)
         if named:
-            text = row["name"] if row["event"] == "stage" else f"{row['name']} learns"
             axes.annotate(
-                text,
-                (row["step"], 0.02),
+                " · ".join(map(_event_name, rows)),
+                (step, 0.03),
                 xycoords=("data", "axes fraction"),
                 xytext=(-3, 0),
                 textcoords="offset points",
@@ -205,6 +206,11 @@ def _draw_events(axes: Axes, run: Run, named: bool) -> None:
                 fontsize=8,
                 color=colour,
             )
+
+
+def _event_name(row: Row) -> str:
+    name = str(row["name"]).removeprefix("ptm:")
+    return name if row["event"] == "stage" else f"{name} learns"
 
 
 def _finish_panel(axes: Axes, what: str) -> None:
