@@ -27,4 +27,4 @@ def recomputed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def recompute(modules: list[nn.Module]) -> None:
     """Let every call of these modules go through `recomputed`, in place; their states stay as they are."""
     for module in modules:
-        module.forward = partial(recomputed, module.forward)  # type: ignore[method-assign]
+        module.forward = partial(recomputed, module.forward)
