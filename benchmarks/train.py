@@ -5,10 +5,12 @@
     python benchmarks/train.py --tables switches --switches bfloat16 compile
     python benchmarks/train.py --tables growth --growth nodes ptms
     python benchmarks/train.py --tables full --colonies 4 --rollout 2
+    python benchmarks/train.py --turns 1 --set ppo.num_colonies=8 ppo.rollout_steps=2   # a quick look
 
 A training is a rollout, an update and the records, as `durotaxis train` does them. Every iteration starts
 from the same world: colonies after some steps of the delete-left policy, which holds them near their critical
-number of nodes. There is no KL stop, so every iteration makes all its minibatches. Arms of one table take
+number of nodes. It goes on acting in the rollout, in place of what the policy draws, so that all arms see
+the same colonies. There is no KL stop, so every iteration makes all its minibatches. Arms of one table take
 turns in one process, and ratios are medians over turns; peak memory is that of a process with one arm alone.
 
 world: steps and resets. forward: the policy in the rollout, frozen models included. update: advantages, all
@@ -21,7 +23,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.config import load_config
 from durotaxis.core.randomness import hash_keys
-from durotaxis.env import DurotaxisEnv
+from durotaxis.env import Action, DurotaxisEnv
 from durotaxis.ppo import collect, make_optimizer, start, update
 from durotaxis.ppo.monitor import Monitor, diagnose, rollout_metrics, timing_metrics
 from durotaxis.ppo.rollout import Rollout, Slots, keep
@@ -144,7 +145,7 @@ class Training:
     def __init__(self, name: str, overrides: Sequence[str], options: argparse.Namespace) -> None:
         self.name = name
         fixed = ["ppo.target_kl=null", f"monitor.tensorboard={str(options.tensorboard).lower()}"]
-        self.config = load_config(find_config("quick"), RootConfig, [*fixed, *overrides])
+        self.config = load_config(find_config("quick"), RootConfig, [*fixed, *options.set, *overrides])
         self.device = torch.device(options.device)
         self.policy = build_policy(self.config, self.device)
         calibrate_policy(self.policy, self.config.env, seed=0)
@@ -162,13 +163,15 @@ class Training:
         slots = start(self.world, self.policy, 0)
         observation: Any = slots.observation
         for step in range(steps):
-            act = SCRIPTED["delete-left"](self.world.colony, self.world.substrate, self.config.env)
-            result = self.world.step(act)
+            result = self.world.step(self._delete_left())
             ended = result.terminated | result.truncated
             seeds = hash_keys(torch.arange(self.world.num_colonies, device=self.device), step)
             observation = self.world.reset_where(ended, seeds)
         cached = keep(self.policy, observation, self.world, 0, 0)
         return dataclasses.replace(slots, observation=observation, cached=cached)
+
+    def _delete_left(self) -> Action:
+        return SCRIPTED["delete-left"](self.world.colony, self.world.substrate, self.config.env)
 
     def rollout(self, clock: Clock) -> tuple[Rollout, Slots, list[dict[str, Any]]]:
         """One rollout from the same world as always."""
@@ -178,6 +181,7 @@ class Training:
         )
         world: Any = Timed(self.world, clock, "world", ("step", "reset_where", "summary"))
         policy: Any = Timed(self.policy, clock, "forward", ("__call__", "precompute"))
+        policy.to_action = lambda sample, observation: self._delete_left()
         return collect(world, policy, slots, self.config.ppo.rollout_steps, 0)
 
     def iterate(self) -> dict[str, float]:
@@ -262,8 +266,8 @@ def peak_memory(overrides: list[str], options: argparse.Namespace) -> float | No
         return None
     progress("peak memory")
     common = ["--device", options.device, "--threads", str(options.threads)]
-    warm = ["--warm-up", str(options.warm_up)]
-    command = [sys.executable, __file__, *common, *warm, "--worker", json.dumps(overrides)]
+    common += ["--warm-up", str(options.warm_up), "--set", *options.set]
+    command = [sys.executable, __file__, *common, "--worker", json.dumps(overrides)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
@@ -277,7 +281,13 @@ def worker(overrides: list[str], options: argparse.Namespace) -> None:
     if options.device != "cpu":
         print(torch.cuda.max_memory_allocated() / 1e6)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+        print(peak_resident_mb())
+
+
+def peak_resident_mb() -> float:
+    """Of this program alone: what `getrusage` says is never less than the process that started it had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
 
 
 class ByteCounter(TorchDispatchMode):
@@ -472,6 +482,7 @@ def main() -> None:
     parser.add_argument("--rollout", type=int, default=4, help="steps of the full world on a CPU")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for all arms alike")
     parser.add_argument("--tensorboard", action="store_true", help="in all tables, not in `monitor` alone")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")

@@ -18,6 +18,8 @@ from durotaxis.core.segments import segment_mean, segment_sum
 from durotaxis.fusion import PTMConfig
 from durotaxis.fusion.backbones.probe import random_graphs
 from durotaxis.fusion.ptm import build_ptm
+from durotaxis.ppo import PPOConfig
+from durotaxis.ppo.update import Batch, _accumulate
 
 COUNTS = [5, 0, 8, 1, 20, 17]
 OBSERVATION = make_observation(COUNTS, 24)
@@ -160,6 +162,33 @@ def test_sums_of_bfloat16_are_made_in_float32():
     for total, expected in ((segment_sum(ones, index, 1), 1000.0), (segment_mean(ones, index, 1), 1.0)):
         assert total.dtype == torch.float32
         assert total.tolist() == [[expected, expected]]
+
+
+def test_parts_of_a_minibatch_add_up_to_its_gradient():
+    """In float32, with colonies of 0 to 20 nodes, to 1e-5 of each parameter's largest entry.
+
+    A bias that all scores share changes no softmax: its gradient is rounding alone.
+    """
+    policy = make_policy(wsa_config={"embedding_dim": 32, "context_dim": 16, "ptms": LEARNING})
+    with torch.no_grad():
+        distribution, value = policy(OBSERVATION)
+        sample = distribution.sample(torch.arange(len(COUNTS)))
+        log_prob = distribution.log_prob(sample) + 0.1 * distribution.node_mask
+    advantage = torch.linspace(-1, 2, len(COUNTS))
+    mask = distribution.node_mask
+    batch = Batch(OBSERVATION, None, sample, mask, log_prob, value, advantage, value + advantage)
+    found = []
+    for size in (None, 4, 1):
+        policy.zero_grad()
+        config = PPOConfig(num_colonies=6, rollout_steps=1, num_minibatches=1, microbatch_size=size)
+        _accumulate(policy, batch, torch.arange(len(COUNTS)), config)[1].backward()
+        found.append({n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None})
+    largest = max(float(gradient.abs().max()) for gradient in found[0].values())
+    for parts in found[1:]:
+        assert parts.keys() == found[0].keys()
+        for name, whole in found[0].items():
+            limit = 1e-5 * float(whole.abs().max()) + 1e-7 * largest
+            torch.testing.assert_close(parts[name], whole, rtol=0, atol=limit, msg=name)
 
 
 COMPILED = """

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from durotaxis.core.errors import UserError
+from durotaxis.core.recompute import recompute
 from durotaxis.fusion import MissingWeightsError, MultiPTMFeatureExtractor, PTMConfig, WSAConfig, build_ptm
 from durotaxis.fusion.weights import image_statistics
 
@@ -511,3 +512,37 @@ def test_a_summary_of_another_width_is_none(tmp_path):
     )
     hf.ViTImageProcessorPil().save_pretrained(tmp_path)
     assert load(tmp_path).record.token_tap is None
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_recomputing_keeps_less_and_changes_nothing(saved, kind):
+    """In eval mode, where the checkpointing of transformers itself does nothing."""
+    _, root = saved
+    side = UNIT[kind] * 4 if UNIT[kind] > 1 else 48
+    image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    word = "stage" if kind in ("resnet", "convnext") else "layer"
+    results = []
+    for lean in (False, True):
+        ptm = load(
+            root / kind, tap=f"{word}4" if kind != "convnext" else "stage3", upsample=side, freeze=False
+        )
+        if lean:
+            assert len(ptm.backbone.blocks()) > 1
+            recompute(ptm.backbone.blocks())
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            maps = ptm.maps(image)
+        maps.square().sum().backward()
+        gradients = [p.grad for p in ptm.backbone.parameters() if p.grad is not None]
+        results.append((sum(kept.values()), maps.detach(), gradients))
+    (much, plain, expected), (little, same, found) = results
+    assert torch.equal(plain, same)
+    assert little < 0.8 * much
+    assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(b.abs().max()))

@@ -145,12 +145,16 @@ class Monitor:
     def _scalars(self, prefix: str, row: Mapping[str, Any], step: int) -> None:
         if self._board is None:
             return
+        names = row.get("value/ptm_names") or ()
         for key, value in row.items():
-            entries = value if isinstance(value, list) else [value]
-            for i, entry in enumerate(entries):
+            tag = f"{prefix}/{key.removeprefix('value/')}"
+            entries = {tag: value}
+            if isinstance(value, list):
+                places = names if len(names) == len(value) else range(len(value))
+                entries = {f"{tag}/{place}": entry for place, entry in zip(places, value, strict=True)}
+            for place, entry in entries.items():
                 if isinstance(entry, (int, float)) and not isinstance(entry, bool):
-                    tag = f"{prefix}/{key}/{i}" if isinstance(value, list) else f"{prefix}/{key}"
-                    self._board.add_scalar(tag, entry, step)
+                    self._board.add_scalar(place, entry, step)
 
     def _tell_attention(self, count: int, finished: int) -> None:
         """A line per PTM for the live view, each time `console_every` more episodes have finished."""
