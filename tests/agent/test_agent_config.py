@@ -74,6 +74,8 @@ def test_encoder_widths():
     assert EncoderConfig(out_dim=60, simplicial="off").out_dim == 60
     with pytest.raises(ValidationError, match="divisible by simplicial"):
         EncoderConfig(out_dim=60)
+    with pytest.raises(ValidationError, match="every group would be a number"):
+        EncoderConfig(out_dim=16)
     with pytest.raises(ValidationError, match="divisible by num_heads"):
         EncoderConfig(hidden_dim=30)
 

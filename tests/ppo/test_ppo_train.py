@@ -395,7 +395,7 @@ def test_tensorboard_holds_what_jsonl_holds(tmp_path):
     rows = run.read(records.METRICS)
     assert [event.step for event in events] == [row["step"] for row in rows]
     assert [event.value for event in events] == pytest.approx([row["policy_loss"] for row in rows], rel=1e-5)
-    assert len(board.Scalars("attention/all/value/attention/1")) == 6
+    assert len(board.Scalars("attention/all/attention/1")) == 6
     assert len(board.Scalars("evaluation/return_mean")) == 3
 
 

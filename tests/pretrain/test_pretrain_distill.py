@@ -53,7 +53,7 @@ def make_agent(seed, use_wsa=True):
             ],
         },
     )
-    encoder = Encoder(EncoderConfig(num_layers=1, hidden_dim=16, out_dim=16, num_heads=2))
+    encoder = Encoder(EncoderConfig(num_layers=1, hidden_dim=16, out_dim=32, num_heads=2))
     agent = Agent(encoder, config).eval()
     with torch.no_grad():  # loud heads: two agents differ in every state
         for name, parameter in agent.actor.heads.named_parameters():

@@ -22,6 +22,7 @@ SMALL = [
     "encoder.num_layers=1",
     "encoder.hidden_dim=16",
     "encoder.out_dim=16",
+    "encoder.simplicial.groups=4",
     "actor_critic.hidden_dim=16",
     "actor_critic.backbone={model_type: graph_cnn, tap: block1}",
     "actor_critic.wsa_config.embedding_dim=16",

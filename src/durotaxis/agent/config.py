@@ -46,6 +46,12 @@ class EncoderConfig(Config):
                 f"out_dim ({self.out_dim}) must be divisible by simplicial.groups "
                 f"({self.simplicial.groups}); change one of them or set `simplicial: off`",
             )
+        if self.simplicial != "off" and self.out_dim == self.simplicial.groups:
+            raise KeyedError(
+                "out_dim",
+                f"out_dim equals simplicial.groups ({self.out_dim}): every group would be a number that is "
+                "always 1, and nothing would be learned; use fewer groups or set `simplicial: off`",
+            )
         return self
 
 
