@@ -44,6 +44,7 @@ from durotaxis.core.randomness import hash_keys
 from durotaxis.env import Action, DurotaxisEnv
 from durotaxis.ppo import collect, make_optimizer, start, update
 from durotaxis.ppo.monitor import Monitor, diagnose, rollout_metrics, timing_metrics
+from durotaxis.ppo.ranks import in_order
 from durotaxis.ppo.rollout import Rollout, Slots, keep
 from durotaxis.ppo.update import minibatch_indices, minibatch_loss, prepare
 from durotaxis.records import RunDirectory
@@ -209,7 +210,7 @@ class Training:
     ) -> None:
         """What a training records of one iteration."""
         rows = diagnose(self.policy, self.world, slots)
-        episodes = [{"episode": i, **row} for i, row in enumerate(finished, start=1)]
+        episodes = [{"episode": i, **row} for i, row in enumerate(in_order([finished]), start=1)]
         times = timing_metrics(1.0, 1.0, 1.0, self.config.ppo.steps_per_rollout, 1, self.device)
         when = {"iteration": self.count, "step": self.count, "episodes": 0, "learning_rate": 0.0}
         metrics = {**when, **rollout_metrics(rollout, finished), **numbers, **times}
