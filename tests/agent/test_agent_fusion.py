@@ -137,7 +137,7 @@ def test_empty_colonies_are_not_watched_nor_shuffled_in():
     extractor = policy.actor.extractor
     whole, occupied = make_observation(COUNTS, 9), [0, 2, 3]  # the colony without nodes is the second
     without = whole[torch.tensor(occupied)]
-    watched, wanted = policy.diagnostics(whole), policy.diagnostics(without)
+    watched, wanted = policy.diagnostics(whole)["all"], policy.diagnostics(without)["all"]
     assert watched["attention"] == pytest.approx(wanted["attention"], abs=1e-6)
     assert watched["attention_entropy"] == pytest.approx(wanted["attention_entropy"], abs=1e-6)
     assert policy.diagnostics(make_observation([0, 0], 3)) == {}
@@ -209,8 +209,8 @@ def test_dropped_models_are_kept_beside_the_observation(image):
     without = policy.precompute(observation)
     assert without is None or without.gates is None
     assert bool((policy(observation, without)[0].attention > 0).all())
-    assert policy.diagnostics(observation, cached)["attention"] == pytest.approx(
-        policy.diagnostics(observation)["attention"], abs=1e-5
+    assert policy.diagnostics(observation, cached)["all"]["attention"] == pytest.approx(
+        policy.diagnostics(observation)["all"]["attention"], abs=1e-5
     )
 
 

@@ -160,13 +160,37 @@ def test_actions_in_physical_units():
 
 def test_diagnostics():
     observation = make_observation(COUNTS, 9)
-    report = make_policy().diagnostics(observation)
+    report = make_policy().diagnostics(observation)["all"]
     assert report["ptm_names"] == ["resnet18_random", "graph_cnn"]
     assert sum(report["attention"]) == pytest.approx(1.0, abs=1e-5)
     assert report["attention_entropy"] == pytest.approx(math.log(2), abs=0.01)
     assert report["effective_models"] == pytest.approx(2.0, abs=0.02)
     assert make_policy(use_wsa=False).diagnostics(observation) == {}
     assert make_policy().diagnostics(make_observation([0], 3)) == {}
+
+
+@pytest.mark.parametrize("readout", ["pooled", "sampled"])
+@torch.no_grad()
+def test_diagnostics_of_a_group_are_those_of_its_colonies_alone(readout):
+    observation = make_observation(COUNTS, 9)  # the second colony has no nodes
+    policy = make_policy(image={"source": "field", "scope": "graph", "readout": readout})
+    torch.nn.init.normal_(policy.actor.extractor.fusion.output_layer.weight)
+    groups = {
+        "some": torch.tensor([True, True, False, True]),
+        "empty": torch.tensor([False, True, False, False]),
+        "none": torch.zeros(4, dtype=torch.bool),
+    }
+    found = policy.diagnostics(observation, None, groups)
+    assert set(found) == {"all", "some"}
+    alone = policy.diagnostics(observation[groups["some"]])["all"]
+    for name, value in alone.items():
+        assert found["some"][name] == pytest.approx(value, abs=1e-5) if name != "ptm_names" else True
+    assert found["some"]["attention"] != pytest.approx(found["all"]["attention"], abs=1e-4)
+    assert all(1e-3 < spread < 2 for spread in found["all"]["embedding_spread"])
+    policy.actor.extractor.ptms[0].projection.weight.zero_()
+    policy.actor.extractor.ptms[0].projection.bias.normal_()
+    constant, varies = policy.diagnostics(observation)["all"]["embedding_spread"]
+    assert constant < 1e-5 < varies
 
 
 def test_three_ways_in():

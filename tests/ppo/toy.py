@@ -196,8 +196,16 @@ class ToyPolicy(nn.Module):
     def to_action(self, sample: ToyAction, observation: ToyObservation) -> ToyAction:
         return sample
 
-    def diagnostics(self, observation: ToyObservation, cached: Any = None) -> dict[str, list[float] | float]:
-        return {"attention": [0.25, 0.75], "entropy": float(observation.node_mask.float().mean())}
+    def diagnostics(
+        self, observation: ToyObservation, cached: Any = None, groups: Mapping[str, Tensor] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        nodes = observation.node_mask.float()
+        masks = {"all": torch.ones(len(nodes), dtype=torch.bool)} | dict(groups or {})
+        return {
+            name: {"attention": [0.25, 0.75], "entropy": float(nodes[mask].mean())}
+            for name, mask in masks.items()
+            if bool(mask.any())
+        }
 
     def frozen_hash(self) -> str:
         return hashlib.sha256(self.frozen.weight.cpu().numpy().tobytes()).hexdigest()

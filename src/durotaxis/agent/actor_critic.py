@@ -231,9 +231,17 @@ class HybridActorCritic(nn.Module):
 
     @torch.no_grad()
     def diagnostics(
-        self, observation: Observation, cached: PTMFeatures | None = None
-    ) -> dict[str, list[float] | list[str] | float]:
-        """What attention does on a batch; empty for an actor without attention.
+        self,
+        observation: Observation,
+        cached: PTMFeatures | None = None,
+        groups: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """What attention does on a batch: under "all", and under its name in each group of colonies.
+
+        Empty for an actor without attention; groups without nodes are left out.
+
+        Args:
+            groups: masks of colonies, [B] bool.
 
         Returns:
             attention: its mean over rows that belong to living nodes, or to colonies with any, per model in
@@ -248,19 +256,24 @@ class HybridActorCritic(nn.Module):
             cached = dataclasses.replace(cached, gates=None)  # as in evaluation
         output, _ = self._act(observation, cached)
         attention = self._of_living(output.attention.mean(2).float(), observation)
-        if len(attention) == 0:
-            return {}
         embeddings = self._of_living(output.embeddings.float(), observation)
-        spread = nn.functional.layer_norm(embeddings, embeddings.shape[-1:]).std(0, correction=0).mean(-1)
+        embeddings = nn.functional.layer_norm(embeddings, embeddings.shape[-1:])
         entropy = torch.special.entr(attention).sum(-1)
-        return {
-            "attention": attention.mean(0).tolist(),
-            "attention_entropy": float(entropy.mean()),
-            "effective_models": float(entropy.exp().mean()),
-            "gates": self.actor.extractor.gates.tolist(),
-            "embedding_spread": spread.tolist(),
-            "ptm_names": self.ptm_names,
-        }
+        whole = {"gates": self.actor.extractor.gates.tolist(), "ptm_names": self.ptm_names}
+        mask = observation.node_mask
+        colony = mask.any(1).nonzero()[:, 0] if self._row_per_colony else mask.nonzero()[:, 0]
+        found: dict[str, dict[str, Any]] = {}
+        for name, members in {"all": torch.ones_like(mask[:, 0]), **(groups or {})}.items():
+            rows = members[colony].nonzero()[:, 0]
+            if len(rows):
+                found[name] = {
+                    "attention": attention[rows].mean(0).tolist(),
+                    "attention_entropy": float(entropy[rows].mean()),
+                    "effective_models": float(entropy[rows].exp().mean()),
+                    "embedding_spread": embeddings[rows].std(0, correction=0).mean(-1).tolist(),
+                    **whole,
+                }
+        return found
 
     @property
     def value_names(self) -> tuple[str, ...]:
@@ -368,9 +381,12 @@ class HybridActorCritic(nn.Module):
 
     def _of_living(self, rows: Tensor, observation: Observation) -> Tensor:
         """Rows of attention or gates, without those of empty colonies where each colony has one."""
-        image = self.config.image
-        per_colony = image.readout == "pooled" and image.scope == "graph"
-        return rows[observation.node_mask.any(1)] if per_colony else rows
+        return rows[observation.node_mask.any(1)] if self._row_per_colony else rows
+
+    @property
+    def _row_per_colony(self) -> bool:
+        """Whether attention has a row per colony, not per node."""
+        return self.config.image.readout == "pooled" and self.config.image.scope == "graph"
 
 
 def build_actor(config: ActorCriticConfig, encoder_out_dim: int) -> PictureActor:

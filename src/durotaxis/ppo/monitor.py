@@ -195,20 +195,11 @@ class Monitor:
 @torch.no_grad()
 def diagnose(policy: Policy, world: World, slots: Slots) -> list[dict[str, Any]]:
     """The policy's diagnostics on the present observation: of all colonies, then of each phase present."""
-    numbers = policy.diagnostics(slots.observation, slots.cached)
-    if not numbers:
-        return []
-    rows = [_diagnostic_row("all", world.num_colonies, numbers)]
     phase = world.summary().get("phase")
-    if phase is None:
-        return rows
-    for index, name in enumerate(PHASES):
-        where = torch.eq(phase, index).nonzero().squeeze(1)
-        if len(where):
-            cached = None if slots.cached is None else slots.cached[where]
-            numbers = policy.diagnostics(slots.observation[where], cached)
-            rows.append(_diagnostic_row(name, len(where), numbers))
-    return rows
+    groups = {} if phase is None else {name: torch.eq(phase, i) for i, name in enumerate(PHASES)}
+    counts = {"all": world.num_colonies} | {name: int(mask.sum()) for name, mask in groups.items()}
+    found = policy.diagnostics(slots.observation, slots.cached, groups)
+    return [_diagnostic_row(name, counts[name], numbers) for name, numbers in found.items()]
 
 
 def rollout_metrics(rollout: Rollout, finished: list[dict[str, Any]]) -> dict[str, int | float | None]:

@@ -155,8 +155,14 @@ class Policy(Protocol):
     def to_action(self, sample: Any, observation: Any) -> Any:
         """The world's action, in its units."""
 
-    def diagnostics(self, observation: Any, cached: Any = None) -> dict[str, list[float] | list[str] | float]:
-        """What to watch, such as the mean attention per PTM and their names; empty when nothing."""
+    def diagnostics(
+        self, observation: Any, cached: Any = None, groups: Mapping[str, Tensor] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """What to watch, such as the mean attention per PTM and their names.
+
+        Under "all" of all colonies, and under its name of each of `groups` of them, masks [B] bool. Left out
+        where there is nothing to watch.
+        """
 
     def frozen_hash(self) -> str:
         """A hash of all frozen parameters and buffers."""
