@@ -157,7 +157,9 @@ def _train(
         console.print(how_to_go_on(stop, job.directory), markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except RecordError as error:
-        raise RecordError(f"{error}. Then: durotaxis train --resume {job.directory}") from error
+        if isinstance(error.__cause__, OSError):
+            raise RecordError(f"{error}. Then: durotaxis train --resume {job.directory}") from error
+        raise
     except InvariantError as error:
         raise UserError(
             f"training stopped: {error}. The last good state is in {job.run.last_checkpoint}; "

@@ -24,8 +24,8 @@ PLAIN_WIDTH = 160
 
 def make_console() -> Console:
     """Standard output, as wide as the terminal; wider where it is a file or a pipe."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    console = Console(emoji=False)  # `ptm:one:` is a name
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH, emoji=False)
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gzip
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +117,7 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column("gradient_norm", "1", "L2 norm of all gradients before clipping, mean over minibatches"),
         Column("gradient_norm/<part>", "1", "the same for one part of the policy"),
         Column("collect_s", "s", "time of the rollout", wall_clock=True),
+        Column("forward_s", "s", "of that, the policy's forward passes", wall_clock=True),
         Column("update_s", "s", "time of the update", wall_clock=True),
         Column("elapsed_s", "s", "training time so far, over all resumptions", wall_clock=True),
         Column("steps_per_s", "1/s", "environment steps per second of rollout and update", wall_clock=True),
@@ -151,7 +153,10 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         *_EPISODE,
     ),
     EVENTS: (
-        *_WHEN,
+        Column(
+            "iteration", "count", "the iteration it belongs to, before whose rollout it happened or after it"
+        ),
+        Column("step", "steps", "environment steps over all colonies at that moment"),
         Column("episodes", "count", "training episodes finished until then"),
         Column(
             "event",
@@ -335,7 +340,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(_read_lines(path), start=1):
         try:
-            rows.append(json.loads(line))
+            rows.append(_as_object(json.loads(line)))
         except json.JSONDecodeError as error:
             if not line.endswith("\n"):  # the last line, cut by a crash
                 break
@@ -343,6 +348,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
                 f"{path}:{number}: not a JSON object ({error.msg}); the file is damaged"
             ) from error
     return rows
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise json.JSONDecodeError("a line holds something else", "", 0)
+    return value
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -494,6 +505,22 @@ class RunDirectory:
             leftover.unlink(missing_ok=True)
         for file in (METRICS, EPISODES, ATTENTION, EVALUATIONS, EVENTS):
             cut_after(self.path / file, "iteration", iteration)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this run within the block; a killed process lets go.
+
+        Raises:
+            RecordError: another process has it.
+        """
+        with (self.path / CONFIG).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RecordError(
+                    f"{self.path}: another process is training this run; wait for it, or stop it first"
+                ) from error
+            yield
 
     def mark_done(self, summary: Mapping[str, Any]) -> None:
         """Write DONE, a JSON object. The last file of a run."""

@@ -187,7 +187,9 @@ def test_an_iteration_says_whether_what_was_kept_still_holds():
     assert set(policy.precompute(observation).features) == {"resnet18_random"}
     assert [policy.begin_iteration(step) for step in (9, 10, 11)] == [False, True, True]
     assert set(policy.precompute(observation).features) == {"resnet18_random", "late"}
+    policy.precompute(observation, hash_keys(torch.arange(4), 1))
     assert not policy.begin_iteration(12)
+    policy.precompute(observation)  # as an evaluation does: it keeps nothing for the rollout
     policy.actor.extractor.set_gate("resnet18_random", 0.0)
     assert policy.begin_iteration(12)
 

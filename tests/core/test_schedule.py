@@ -51,8 +51,9 @@ def test_short_form_against_numpy():
 def test_without_steps_it_lasts_the_whole_training():
     schedule = make(start=1.0, end=0.0)
     assert schedule.at(Clock(25, total_steps=100)) == pytest.approx(0.75)
-    with pytest.raises(UserError, match="unknown here"):
+    with pytest.raises(UserError, match="whole training, "):
         schedule.at(Clock(25))
+    assert schedule.at(Clock()) == 1.0  # where it starts does not depend on how long it lasts
 
 
 def test_changes_by_step_against_numpy():

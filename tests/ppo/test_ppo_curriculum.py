@@ -74,8 +74,9 @@ def test_steps_alone_tell_when_a_stage_can_begin():
         StageConfig(name="c", max_steps=10),
         StageConfig(name="d"),
     ]
-    assert earliest_beginnings(stages) == [0, 100, 100, 110]
-    assert earliest_beginnings([]) == []
+    assert earliest_beginnings(stages, 1) == [0, 100, 101, 111]
+    assert earliest_beginnings(stages, 64) == [0, 128, 192, 256]
+    assert earliest_beginnings([], 64) == []
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,34 @@ def test_events_are_told_with_the_next_status_and_not_again(run):
         sink.iteration(metrics(1), [], [])
         sink.iteration(metrics(2), [], [])
     assert told == [("step 0: navigate: begins, the first stage",), ()]
+
+
+def test_warnings_about_attention_reach_the_events(run):
+    """Rows as a training hands them over: without the iteration, which the monitor adds."""
+    told = []
+    with monitor(run, told, console_every=0) as sink:
+        for iteration in range(1, 61):
+            sink.iteration(metrics(iteration), [], attention(0.5, 0.5))
+    (row,) = run.read(records.EVENTS)
+    assert (row["event"], row["name"], row["iteration"]) == ("warning", "attention_uniform", 50)
+    assert "since iteration 1 (50 rows)" in row["message"]
+
+
+def test_attention_is_told_although_it_is_not_watched_in_every_iteration(run):
+    told = []
+    with monitor(run, told, console_every=10) as sink:
+        for iteration in range(1, 9):
+            rows = attention(0.5, 0.5) if iteration % 4 == 0 else []
+            sink.iteration(metrics(iteration, 11 * iteration), [episode(i) for i in range(11)], rows)
+    assert [bool(lines) for lines in told] == [False, False, False, True] * 2
+
+
+def test_a_full_disk_met_by_tensorboard_is_a_record_error(run, monkeypatch):
+    with monitor(run, [], tensorboard=True) as sink:
+
+        def fail(*arguments):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(sink._board, "add_scalar", fail)
+        with pytest.raises(records.RecordError, match=r"tensorboard: No space left.* is intact"):
+            sink.iteration(metrics(1), [], [])

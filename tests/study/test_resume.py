@@ -74,7 +74,7 @@ def test_a_moved_run_goes_on(cut, tmp_path):
 def test_a_changed_configuration_is_listed_and_refused(copy):
     before = (copy / "config.yaml").read_text()
     with pytest.raises(UserError) as caught:
-        prepare_resume(copy, ["ppo.clip_range=0.1", "training.total_steps=96", "run.directory=elsewhere"])
+        prepare_resume(copy, ["ppo.clip_range=0.1", "training.total_steps=96"])
     message = str(caught.value)
     assert f"the configuration of {copy} differs" in message
     assert "ppo.clip_range: 0.2 -> 0.1" in message
@@ -123,10 +123,79 @@ def test_another_architecture_is_refused_even_with_changes_allowed(copy):
     before = (copy / "config.yaml").read_text()
     with pytest.raises(UserError, match="made by another architecture"):
         prepare_resume(copy, ["encoder.hidden_dim=32"], allow_changes=True)
-    with pytest.raises(UserError, match=r"has 4 colonies, ppo.num_colonies is 8"):
+    with pytest.raises(UserError, match=r"ppo.num_colonies: 4 -> 8, because a run counts its steps in whole"):
         prepare_resume(copy, ["ppo.num_colonies=8"], allow_changes=True)
     assert (copy / "config.yaml").read_text() == before
     assert not any(row["event"] == "changed" for row in RunDirectory.open(copy).read(records.EVENTS))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "ppo.rollout_steps=8",
+            "ppo.rollout_steps: 4 -> 8, because a run counts its steps in whole rollouts",
+        ),
+        (
+            "actor_critic.backbone.freeze=false",
+            "freeze: True -> False, because which parameters learn stands",
+        ),
+        ("training.curriculum=[{name: a, max_steps: 9}, {name: b}]", "because the present stage stands in"),
+        ("training.total_steps=16", "has 32 steps behind it, training.total_steps is 16; give it more"),
+        ("ppo.learning_rate_factors={'actro': 0.1}", "no part actro .did you mean 'actor'"),
+        ("actor_critic.cache_budget_mb=0.00001", "cache_budget_mb is"),
+        ("run.directory=elsewhere", "a run is resumed where it is; leave out run.directory=elsewhere"),
+    ],
+)
+def test_changes_that_would_not_do_what_they_say_are_refused(tmp_path, override, message):
+    path = stopped_at(tmp_path / "run", 3).directory
+    with pytest.raises(UserError, match=message):
+        prepare_resume(path, [override], allow_changes=True)
+    assert not any(row["event"] == "changed" for row in RunDirectory.open(path).read(records.EVENTS))
+
+
+def test_one_process_at_a_time(copy):
+    job = prepare_resume(copy)
+    with job.run.locked():
+        with pytest.raises(records.RecordError, match="another process is training this run"):
+            prepare_resume(copy)
+        with pytest.raises(records.RecordError, match="another process is training this run"):
+            job.train()
+    job.train()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "config.yaml").write_text("run: {seed: 3}\n")
+    with pytest.raises(UserError, match="is not a run directory: it has no checkpoints/"):
+        prepare_resume(tmp_path, allow_changes=True)
+    assert (tmp_path / "config.yaml").read_text() == "run: {seed: 3}\n"
+
+
+def test_a_run_of_an_older_version_says_so_before_its_configuration_puzzles(copy, capsys):
+    path = copy / "checkpoints" / "last.pt"
+    torch.save({**torch.load(path, weights_only=True), "format": 2}, path)
+    (copy / "config.yaml").write_text("ppo: {learning_rate_schedule: constant}\n")
+    for arguments in (["train", "--resume", str(copy)], ["evaluate", str(copy)]):
+        assert command(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "this version reads 3" in error
+
+
+def test_other_libraries_are_named(copy):
+    path = copy / "checkpoints" / "last.pt"
+    fields = torch.load(path, weights_only=True)
+    torch.save({**fields, "versions": {**fields["versions"], "torch": "1.0"}}, path)
+    (note,) = prepare_resume(copy).notes
+    assert note.startswith(f"torch 1.0 -> {torch.__version__}: from here on")
+
+
+def test_what_the_records_lack_does_not_keep_a_run_from_going_on(copy):
+    """Killed while the record files were made."""
+    for name in (records.ATTENTION, records.EVALUATIONS, records.EVENTS):
+        (copy / name).unlink()
+    prepare_resume(copy).train()
+    assert (copy / records.DONE).exists()
 
 
 def test_without_a_checkpoint_it_begins_anew(copy, cut):

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from durotaxis import records
-from durotaxis.ppo import load
-from durotaxis.study.run import prepare
+from durotaxis.core.errors import UserError
+from durotaxis.fusion import PTMConfig
+from durotaxis.fusion.config import validated
+from durotaxis.ppo import Interrupted, load
+from durotaxis.study.run import prepare, prepare_resume
 
 TINY = (
     "ppo.num_colonies=4",
@@ -23,14 +26,16 @@ TINY = (
 @pytest.mark.parametrize(
     "source", [["actor_critic.image.source=field"], ["actor_critic.image.source=tokens"]], ids=str
 )
-def test_setting_requires_grad_takes_effect_at_the_next_update(tmp_path, source):
-    job = prepare("quick", [*TINY, *source, f"run.directory={tmp_path / 'run'}"])
+@pytest.mark.parametrize("evaluated", [0, 16])
+def test_setting_requires_grad_takes_effect_at_the_next_update(tmp_path, source, evaluated):
+    settings = [f"training.evaluate_every={evaluated}", "training.evaluation_episodes=2", "env.max_steps=6"]
+    job = prepare("quick", [*TINY, *source, *settings, f"run.directory={tmp_path / 'run'}"])
     backbone = job.policy.actor.feature_extractor.ptms[0].backbone
     start = [parameter.detach().clone() for parameter in backbone.parameters()]
     after_first = []
 
     def unfreeze(status):
-        if status.iteration == 1:
+        if status.iteration == 1 and status.evaluation is None:
             after_first.extend(p.detach().clone() for p in backbone.parameters())
             for parameter in backbone.parameters():
                 parameter.requires_grad = True
@@ -137,3 +142,25 @@ def test_the_baseline_unfreezes_its_backbone_too(tmp_path):
     rows = job.run.read(records.METRICS)
     first = next(row["step"] for row in rows if row["episodes"] >= 1)
     assert (event["name"], event["step"]) == ("ptm:graph_cnn", first)
+
+
+def test_unfrozen_by_hand_and_interrupted_it_learns_after_resuming(tmp_path):
+    job = scheduled(tmp_path / "run")
+
+    def unfreeze_and_stop(status):
+        if status.iteration == 1:
+            job.policy.actor.extractor.ptms["late"].backbone.requires_grad_(True)
+        if status.iteration == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        job.train(unfreeze_and_stop)
+    resumed = prepare_resume(tmp_path / "run")
+    resumed.train()
+    rows = resumed.run.read(records.METRICS)
+    assert ["gradient_norm/ptm:late" in row for row in rows] == [False, True, True, True]
+
+
+def test_unfreezing_at_step_0_is_refused():
+    with pytest.raises(UserError, match="0 lets the model learn from the start; set `freeze: false`"):
+        validated(PTMConfig, model_type="resnet18_random", unfreeze_at=0)

@@ -166,7 +166,8 @@ class HybridActorCritic(nn.Module):
             keys: [B] int64, from which model dropout is drawn; None: no model is left out.
         """
         extractor = self.actor.extractor
-        self._kept = self._keepable
+        if keys is not None:
+            self._kept = self._keepable
         gates = None
         probability = self.config.wsa_config.model_dropout
         if keys is not None and self.actor.has_attention and probability > 0:
@@ -247,8 +248,8 @@ class HybridActorCritic(nn.Module):
             attention: its mean over rows that belong to living nodes, or to colonies with any, per model in
             the order of `ptm_names`; attention_entropy: mean over these rows, nats; effective_models: mean
             over them of exp(entropy), between 1 and K; gates, per model; embedding_spread, per model: over
-            these rows, the standard deviation of what is fused, averaged over its dimensions: about 1 for a
-            model that tells states apart, 0 for one that says the same of all.
+            these rows (of two at least), the standard deviation of what is fused, averaged over its
+            dimensions: of order 1 for a model that tells states apart, 0 for one that says the same of all.
         """
         if not self.actor.has_attention:
             return {}
@@ -270,9 +271,11 @@ class HybridActorCritic(nn.Module):
                     "attention": attention[rows].mean(0).tolist(),
                     "attention_entropy": float(entropy[rows].mean()),
                     "effective_models": float(entropy[rows].exp().mean()),
-                    "embedding_spread": embeddings[rows].std(0, correction=0).mean(-1).tolist(),
                     **whole,
                 }
+            if len(rows) > 1:
+                spread = embeddings[rows].std(0, correction=0).mean(-1)
+                found[name]["embedding_spread"] = spread.tolist()
         return found
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from durotaxis.agent.actor_critic import HybridActorCritic
 from durotaxis.core.errors import UserError
+from durotaxis.core.schedule import Clock
 
 _MODEL = re.compile(r"^actor\.(?:feature_extractor|backbone)\.ptms\.([^.]+)\.")
 _SCHEDULED = re.compile(r"\.(?:ptms\.[^.]+\.gate|fusion\.log_temperature)$")
@@ -54,7 +55,7 @@ def transfer(policy: HybridActorCritic, state: Mapping[str, Tensor]) -> Transfer
     scheduled = {key for key in own if _SCHEDULED.search(key) and key not in learned}
     taken = {key: value for key, value in state.items() if key in own and key not in scheduled}
     policy.load_state_dict({**own, **taken})
-    policy.actor.extractor.follow_schedules(0)
+    policy.actor.extractor.follow_schedules(Clock())
     return Transfer(tuple(name for name in names if name not in new), new, dropped)
 
 

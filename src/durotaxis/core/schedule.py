@@ -150,7 +150,7 @@ class Schedule(Config, Generic[Value]):
         value = float(self.start)  # type: ignore[arg-type]
         changes = self._resolved(clock)
         since = [clock.since(at) for at, _, _ in changes]
-        for (_, target, ramp), passed, following in zip(changes, since, [*since[1:], None], strict=True):
+        for (_, target, ramp), passed, following in zip(changes, since, [*since, None][1:], strict=True):
             if passed is None:
                 break
             done = passed - (following or 0)  # a later change starts from where this one had got to
@@ -162,6 +162,8 @@ class Schedule(Config, Generic[Value]):
         if self.end is None:
             return [(c.at, float(c.value), c.ramp_steps) for c in self.changes]  # type: ignore[arg-type]
         steps = self.steps or clock.total_steps
+        if steps is None and clock.step == 0:
+            return []  # it starts the same however long it lasts
         if steps is None:
             raise UserError(
                 "a schedule lasts the whole training, whose length is unknown here; give it `steps`"

@@ -84,6 +84,8 @@ class PTMConfig(Config):
         for option in ("seed", "weights", "sha256"):
             if getattr(self, option) is not None and option not in entry.options:
                 raise ValueError(f"{self.model_type} does not read '{option}'; remove the key")
+        if self.unfreeze_at == 0:
+            raise KeyedError("unfreeze_at", "0 lets the model learn from the start; set `freeze: false`")
         if self.unfreeze_at is not None and not self.freeze:
             raise KeyedError("unfreeze_at", "the model learns from the start; set `freeze: true`")
         return self

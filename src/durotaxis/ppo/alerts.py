@@ -279,7 +279,7 @@ def _constant_embeddings(attention: Sequence[Row], limits: Thresholds) -> list[A
             spread, key = streak[-1]["value/embedding_spread"][index], f"{_WSA}.ptms.{index}"
             message = (
                 f"{name} says the same of every state: embedding_spread {spread:.1e}, below "
-                f"{limits.embedding_spread:g} (about 1 is usual), {_since(streak)}. Choose another "
+                f"{limits.embedding_spread:g} (0.04 to 1 is usual), {_since(streak)}. Choose another "
                 f"`{key}.tap` or `{key}.pooling`, train it with `{key}.freeze` false, or take it out."
             )
             found.append(Alert("embedding_constant", message, name, limits.embedding_rows))

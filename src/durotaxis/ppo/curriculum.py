@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from durotaxis.core.config import Config, KeyedError
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
 
 
 class StageConfig(Config):
@@ -41,7 +41,7 @@ class StageConfig(Config):
     min_episodes: int = Field(default=0, ge=0)
     max_episodes: Count | None = None
     max_steps: Count | None = None
-    overlap_steps: int = Field(default=0, ge=0)
+    overlap_steps: int = Field(default=0, ge=0, le=2**53)
 
     @property
     def has_end(self) -> bool:
@@ -87,12 +87,16 @@ def check_curriculum(curriculum: Sequence[StageConfig]) -> None:
         raise KeyedError("0.overlap_steps", "the first stage has none before it to overlap with; remove it")
 
 
-def earliest_beginnings(curriculum: Sequence[StageConfig]) -> list[int]:
-    """The environment steps before which each stage cannot begin, because steps alone end those before it."""
-    waits = [
-        stage.max_steps if stage.max_steps and not stage.success_rate and not stage.max_episodes else 0
+def earliest_beginnings(curriculum: Sequence[StageConfig], rollout_steps: int) -> list[int]:
+    """The environment steps before which each stage cannot begin.
+
+    Every stage lasts a rollout at least, and those that steps alone end last so many, in whole rollouts.
+    """
+    alone = [
+        stage.max_steps if stage.max_steps and not stage.success_rate and not stage.max_episodes else 1
         for stage in curriculum[:-1]
     ]
+    waits = [-(-steps // rollout_steps) * rollout_steps for steps in alone]
     return [0, *itertools.accumulate(waits)] if curriculum else []
 
 

@@ -6,7 +6,8 @@ import resource
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,7 @@ from durotaxis.records import (
     PHASES,
     TENSORBOARD,
     RunDirectory,
+    cannot_write,
 )
 
 WINDOW = 100
@@ -74,8 +76,10 @@ class Monitor:
         self._progress = progress
         files = (METRICS, EPISODES, ATTENTION, EVALUATIONS, EVENTS)
         self._console_every = config.console_every
+        self._attention_told: int | None = None  # how many times so many episodes had finished when last told
         self._files = {name: run.appender(name) for name in files}
         self._board = _open_board(run, first_iteration * steps_per_rollout) if config.tensorboard else None
+        self._board_path, self._board_broken = run.path / TENSORBOARD, False
         self._recent: deque[dict[str, Any]] = deque(maxlen=WINDOW)
         self._latest: dict[str, Any] = {}
         self._diagnostics: dict[str, Any] = {}
@@ -104,7 +108,7 @@ class Monitor:
                 key.partition("/")[2]: value for key, value in attention[0].items() if "/" in key
             }
             self._tell_attention(metrics["episodes"], len(episodes))
-        for alert in self._watch.see(metrics, attention):
+        for alert in self._watch.see(metrics, [{**when, **row} for row in attention]):
             name = f"{alert.name} {alert.about}".strip()
             self.event(when["iteration"], when["step"], metrics["episodes"], "warning", name, alert.message)
         self._report()
@@ -124,15 +128,17 @@ class Monitor:
         when = {"iteration": iteration, "step": step, "episodes": episodes}
         self._files[EVENTS].append({**when, "event": event, "name": name, "message": message})
         if self._board is not None:
-            self._board.add_text(f"events/{event}", f"{name}: {message}", step)
+            with self._board_errors():
+                self._board.add_text(f"events/{event}", f"{name}: {message}", step)
         self._told.append(f"step {step:,}: {'! ' * (event == 'warning')}{name}: {message}")
 
     def close(self) -> None:
         """Close all sinks."""
         for file in self._files.values():
             file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._board is not None and not self._board_broken:
+            with self._board_errors():
+                self._board.close()
 
     def __enter__(self) -> Monitor:
         return self
@@ -141,6 +147,15 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _board_errors(self) -> Iterator[None]:
+        """TensorBoard writes in a thread of its own, and raises what went wrong there at some later call."""
+        try:
+            yield
+        except OSError as error:
+            self._board_broken = True
+            raise cannot_write(self._board_path, error) from error
 
     def _scalars(self, prefix: str, row: Mapping[str, Any], step: int) -> None:
         if self._board is None:
@@ -152,14 +167,19 @@ class Monitor:
             if isinstance(value, list):
                 places = names if len(names) == len(value) else range(len(value))
                 entries = {f"{tag}/{place}": entry for place, entry in zip(places, value, strict=True)}
-            for place, entry in entries.items():
-                if isinstance(entry, (int, float)) and not isinstance(entry, bool):
-                    self._board.add_scalar(place, entry, step)
+            with self._board_errors():
+                for place, entry in entries.items():
+                    if isinstance(entry, (int, float)) and not isinstance(entry, bool):
+                        self._board.add_scalar(place, entry, step)
 
     def _tell_attention(self, count: int, finished: int) -> None:
         """A line per PTM for the live view, each time `console_every` more episodes have finished."""
         every, weights = self._console_every, self._diagnostics.get("attention")
-        if not every or not weights or count // every == (count - finished) // every:
+        if not every or not weights:
+            return
+        before = (count - finished) // every if self._attention_told is None else self._attention_told
+        self._attention_told = count // every
+        if self._attention_told == before:
             return
         names = self._diagnostics.get("ptm_names") or [""] * len(weights)
         self._told.append(f"episode {count}: attention")
@@ -218,13 +238,20 @@ def rollout_metrics(rollout: Rollout, finished: list[dict[str, Any]]) -> dict[st
 
 
 def timing_metrics(
-    collect_s: float, update_s: float, elapsed_s: float, num_steps: int, finished: int, device: torch.device
+    collect_s: float,
+    forward_s: float,
+    update_s: float,
+    elapsed_s: float,
+    num_steps: int,
+    finished: int,
+    device: torch.device,
 ) -> dict[str, int | float | None]:
     """Times, rates and memory, named as in records.SCHEMA."""
     seconds = collect_s + update_s
     on_gpu = device.type == "cuda"
     return {
         "collect_s": collect_s,
+        "forward_s": forward_s,
         "update_s": update_s,
         "elapsed_s": elapsed_s,
         "steps_per_s": num_steps / seconds,
@@ -248,7 +275,7 @@ def _watch(run: RunDirectory, learned_attention: bool) -> Watch:
     """A watch that has seen what the run has recorded so far."""
     watch, rows = Watch(learned_attention=learned_attention), defaultdict(list)
     if (run.path / METRICS).exists():
-        for row in run.read(ATTENTION):
+        for row in run.read(ATTENTION) if (run.path / ATTENTION).exists() else []:
             rows[row["iteration"]].append(row)
         for row in run.read(METRICS):
             watch.see(row, rows[row["iteration"]])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -85,6 +86,38 @@ def train(
         RankLostError: another rank ended; that state is saved, unless it was rank 0 that ended.
     """
     _check_settings(world, ppo, training, evaluation_world, ranks)
+    with run.locked() if ranks.leads else contextlib.nullcontext():
+        return _train(
+            world,
+            policy,
+            run,
+            seed,
+            ppo,
+            training,
+            monitor,
+            evaluation_world,
+            moments,
+            progress,
+            resume,
+            ranks,
+        )
+
+
+def _train(
+    world: World,
+    policy: Policy,
+    run: RunDirectory,
+    seed: int,
+    ppo: PPOConfig,
+    training: TrainingConfig,
+    monitor: MonitorConfig,
+    evaluation_world: World | None,
+    moments: Collection[AfterEpisode | AtStage],
+    progress: Progress | None,
+    resume: bool,
+    ranks: Ranks,
+) -> TrainState:
+    """As `train`, in a run directory that is this process's alone."""
     policy.eval()
     num_iterations = training.num_iterations(ppo)
     checkpoint = ranks.first(
@@ -117,6 +150,7 @@ def train(
         if ranks.leads:
             save(kept, path)
 
+    iteration = state.iteration
     try:
         if checkpoint is None or checkpoint.config != config:
             save_kept(run.last_checkpoint)  # so that a run killed early can be taken up as well
@@ -126,6 +160,7 @@ def train(
             begun, clock = loop.begin(state)
             if trainable_parameters(policy) != loop.trainable:
                 frozen, frozen_hash = loop.follow_freezing(frozen, begun), policy.frozen_hash()
+            iteration = begun.iteration + 1
             state = loop.iterate(begun, clock)
             improved = False
             if _due(training.evaluate_every, before.step, state.step, last):
@@ -136,17 +171,21 @@ def train(
             kept = snapshot(policy, optimizer, world, state, config, frozen_hash, ranks)
             if improved:
                 save_kept(run.best_checkpoint)
-            if _due(training.checkpoint_every, before.step, state.step, False):
+            if improved or _due(training.checkpoint_every, before.step, state.step, False):
                 save_kept(run.last_checkpoint)
         require_frozen(frozen, policy.frozen_hashes())
         save_kept(run.last_checkpoint)
     except NonFiniteError as error:
-        failed = with_failure_saved(run.path / FAILURE, error, policy, seed, state.iteration + 1)
+        failed = with_failure_saved(run.path / FAILURE, error, policy, seed, iteration)
         with contextlib.suppress(RecordError):  # a full disk must not hide the failure
             save_kept(run.last_checkpoint)
         raise failed from error
     except RatioError:
         save_kept(run.last_checkpoint)
+        raise
+    except RecordError:
+        with contextlib.suppress(RecordError):  # what could not be written may have been another file
+            save_kept(run.last_checkpoint)
         raise
     except (KeyboardInterrupt, CollectiveError) as error:
         ranks.take_leave(error)
@@ -159,7 +198,7 @@ def train(
         if sink is not None:
             sink.close()
     if ranks.leads:
-        run.mark_done({key: value for key, value in kept.counters.items() if key != "reached"})
+        run.mark_done({key: value for key, value in kept.counters.items() if key not in ("reached", "stage")})
     return state
 
 
@@ -179,7 +218,8 @@ class _Loop:
     ranks: Ranks
 
     def __post_init__(self) -> None:
-        self.trainable = trainable_parameters(self.policy)
+        held = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        self.trainable = {id(parameter) for parameter in held if parameter.requires_grad}
 
     def begin(self, state: TrainState) -> tuple[TrainState, Clock]:
         """Everything that changes between an update and the next rollout, and nothing else does."""
@@ -194,7 +234,8 @@ class _Loop:
         clock = Clock(state.step, total, state.reached)
         if self.policy.begin_iteration(clock):
             slots = state.slots
-            cached = keep(self.policy, slots.observation, self.world, slots.vector_step, self.seed)
+            place = (slots.vector_step, self.seed, slots.first_slot)
+            cached = keep(self.policy, slots.observation, self.world, *place)
             state = dataclasses.replace(state, slots=dataclasses.replace(slots, cached=cached))
         return state, clock
 
@@ -220,7 +261,8 @@ class _Loop:
         ppo, world, curriculum = self.ppo.at(clock), self.world, self.training.curriculum
         set_learning_rate(self.optimizer, fixed(ppo.learning_rate))
 
-        rollout, slots, finished = collect(world, self.policy, state.slots, ppo.rollout_steps, self.seed)
+        with _timed_forward(self.policy, world.device) as forward:
+            rollout, slots, finished = collect(world, self.policy, state.slots, ppo.rollout_steps, self.seed)
         collected = time.perf_counter()
         statistics = update(self.policy, self.optimizer, rollout, ppo, self.seed, iteration, self.ranks)
         updated = time.perf_counter()
@@ -248,6 +290,7 @@ class _Loop:
         self._require_same(state)
         times = timing_metrics(
             collected - began,
+            sum(forward),
             updated - collected,
             state.elapsed_s,
             ppo.steps_per_rollout,
@@ -309,6 +352,30 @@ class _Loop:
         """An event stands with the iteration that comes next, so that resuming cuts and repeats it."""
         if self.sink is not None:
             self.sink.event(state.iteration + 1, state.step, state.episodes, event, name, message)
+
+
+@contextlib.contextmanager
+def _timed_forward(policy: Any, device: torch.device) -> Iterator[list[float]]:
+    """Seconds of each forward pass of the policy within the block, the device's work included."""
+    began, seconds = [0.0], []
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def begin(*_: Any) -> None:
+        began[0] = now()
+
+    def end(*_: Any) -> None:
+        seconds.append(now() - began[0])
+
+    hooks = (policy.register_forward_pre_hook(begin), policy.register_forward_hook(end))
+    try:
+        yield seconds
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _evaluate(

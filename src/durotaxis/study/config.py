@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from durotaxis.agent.config import ActorCriticConfig, EncoderConfig
-from durotaxis.core.config import Config, KeyedError
+from durotaxis.core.config import Config, KeyedError, merge
 from durotaxis.core.errors import UserError
 from durotaxis.core.schedule import AfterEpisode, AtStage, walk_moments, walk_schedules
 from durotaxis.core.spelling import did_you_mean
@@ -74,7 +74,12 @@ class RootConfig(Config):
         Without a curriculum it is the same throughout.
         """
         worlds = self._worlds()
-        return self if worlds is None else self.model_copy(update={"env": worlds[0]})
+        if worlds is None:
+            return self
+        stages = zip(self.training.curriculum, worlds[1], strict=True)
+        pinned = tuple(stage.model_copy(update={"env": _pinned(stage.env, world)}) for stage, world in stages)
+        training = self.training.model_copy(update={"curriculum": pinned})
+        return self.model_copy(update={"env": worlds[0], "training": training})
 
     @property
     def stage_worlds(self) -> tuple[EnvConfig, ...]:
@@ -138,7 +143,7 @@ class RootConfig(Config):
 
     @model_validator(mode="after")
     def _stages_begin(self) -> RootConfig:
-        begins = earliest_beginnings(self.training.curriculum)
+        begins = earliest_beginnings(self.training.curriculum, self.ppo.steps_per_rollout)
         for i, (stage, begin) in enumerate(zip(self.training.curriculum[1:], begins[1:], strict=True)):
             if begin > self.last_begin:
                 raise KeyedError(
@@ -146,6 +151,18 @@ class RootConfig(Config):
                     f"stage '{stage.name}' would never begin: it waits for step {begin:,}, the last rollout "
                     f"begins at step {self.last_begin:,}; train for more training.total_steps",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _changes_begin(self) -> RootConfig:
+        for key, schedule in walk_schedules(self):
+            for i, change in enumerate(schedule.changes):
+                if isinstance(change.at, int) and change.at > self.last_begin:
+                    raise KeyedError(
+                        f"{key}.changes.{i}.at",
+                        f"would never begin: the last rollout begins at step {self.last_begin:,}; let it "
+                        "begin by then, or train for more training.total_steps",
+                    )
         return self
 
     @model_validator(mode="after")
@@ -172,6 +189,13 @@ class RootConfig(Config):
                     "steps; give it a longer ramp, or 0 to enter at once",
                 )
         return self
+
+
+def _pinned(env: Mapping[str, Any], world: EnvConfig) -> dict[str, Any]:
+    """The keys of a stage, with the digest of its map as it is now."""
+    if _nested(env, "substrate", "map", "file") is None:
+        return dict(env)
+    return merge(env, {"substrate": {"map": {"sha256": world.substrate.map.sha256}}})
 
 
 def shipped_configs() -> dict[str, Path]:

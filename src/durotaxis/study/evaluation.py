@@ -52,6 +52,7 @@ def open_run(target: str | Path, scenario: str | None = None, overrides: Sequenc
     path = Path(target)
     run = RunDirectory.open(path.parent.parent if path.suffix == ".pt" else path)
     checkpoint_path = path if path.suffix == ".pt" else run.chosen_checkpoint
+    checkpoint = load(checkpoint_path)  # first: of another version it says so
     if scenario is None:
         config = load_config(run.path / CONFIG, RootConfig, overrides)
     else:
@@ -60,7 +61,6 @@ def open_run(target: str | Path, scenario: str | None = None, overrides: Sequenc
         config = load_config(run.path / CONFIG, RootConfig, outer)
         config = config.model_copy(update={"env": other_scenario(config.env, scenario, inner)})
     policy = build_policy(config, select_device(config))
-    checkpoint = load(checkpoint_path)
     load_policy(policy, checkpoint, checkpoint_path)
     return Candidate(config, policy, run, checkpoint_path, checkpoint.counters["step"])
 

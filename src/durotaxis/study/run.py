@@ -5,9 +5,11 @@ Everything that a user can get wrong is found before the run directory is touche
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,11 +21,19 @@ from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, hash_keys
 from durotaxis.env import DurotaxisEnv, StagedEnv
 from durotaxis.env.reward import TERMS
-from durotaxis.ppo import Checkpoint, Status, TrainState, load, load_policy, make_optimizer
+from durotaxis.ppo import (
+    Checkpoint,
+    Status,
+    TrainState,
+    library_versions,
+    load,
+    load_policy,
+    make_optimizer,
+)
 from durotaxis.ppo import train as train_with_ppo
 from durotaxis.ppo.checkpoint import restore
 from durotaxis.ppo.ranks import ALONE, Ranks, colonies_per_rank
-from durotaxis.records import CONFIG, EVENTS, RunDirectory, write_atomic
+from durotaxis.records import CONFIG, EVENTS, PROVENANCE, RunDirectory, write_atomic, write_json
 from durotaxis.study.calibrate import calibrate_policy
 from durotaxis.study.config import RootConfig, find_config
 from durotaxis.study.provenance import provenance
@@ -41,6 +51,7 @@ class Job:
     device: torch.device
     resume: bool = False
     ranks: Ranks = ALONE
+    own_notes: tuple[str, ...] = ()
 
     @property
     def directory(self) -> Path:
@@ -50,7 +61,7 @@ class Job:
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines for the user about the configuration."""
-        return self.config.actor_critic.notes
+        return (*self.config.actor_critic.notes, *self.own_notes)
 
     def train(self, progress: Callable[[Status], None] | None = None) -> TrainState:
         """Train to the end. Raises what `durotaxis.ppo.train` raises."""
@@ -110,12 +121,10 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = (), ranks: Ranks
         UserError, RecordError: whatever is wrong with them, the weights, the device or the directory.
     """
     config, directory = ranks.first(lambda: _settle(config_name, overrides))
-    share = colonies_per_rank(config.ppo, ranks)
+    colonies_per_rank(config.ppo, ranks)
     device = select_device(config, ranks)
     policy = build_policy(config, device)
-    make_optimizer(policy, config.ppo)
-    first = DurotaxisEnv(config.env, 1, device).reset([0])
-    policy.require_cache_fits(first, share * config.ppo.rollout_steps)
+    _check_learning(config, policy, device, ranks)
     calibrated = calibrate_policy(policy, config.env, config.run.seed) if ranks.leads else []
     ranks.share_weights(policy)
 
@@ -157,17 +166,65 @@ def prepare_resume(
     colonies_per_rank(config.ppo, ranks)
     device = select_device(config, ranks)
     policy = build_policy(config, device)
+    _check_learning(config, policy, device, ranks)
+    notes: tuple[str, ...] = ()
     if checkpoint is None:
-        if ranks.leads:
-            calibrate_policy(policy, config.env, config.run.seed)
+        calibrated = calibrate_policy(policy, config.env, config.run.seed) if ranks.leads else []
         ranks.share_weights(policy)
+        if ranks.leads and not (run.path / PROVENANCE).exists():
+            write_json(run.path / PROVENANCE, provenance(policy, config.run.seed, device, calibrated))
     else:
+        notes = _other_versions(checkpoint)
         load_policy(policy, checkpoint, run.last_checkpoint)
         world = training_world(config, device, ranks)
         restore(checkpoint, run.last_checkpoint, policy, config.ppo, world, config.run.seed, ranks)
     if changes and ranks.leads:
         _accept(run, config, changes, checkpoint)
-    return Job(config, policy, run, device, resume=True, ranks=ranks)
+    return Job(config, policy, run, device, resume=True, ranks=ranks, own_notes=notes)
+
+
+def _other_versions(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """A line for the user when libraries changed since the checkpoint was written."""
+    now = library_versions()
+    changed = [
+        f"{name} {then} -> {now.get(name, 'none')}"
+        for name, then in checkpoint.versions.items()
+        if then != now.get(name)
+    ]
+    return (f"{', '.join(changed)}: from here on the run will not repeat to the bit",) if changed else ()
+
+
+def _check_learning(
+    config: RootConfig, policy: HybridActorCritic, device: torch.device, ranks: Ranks
+) -> None:
+    """Raise UserError for rates of parts that there are not, and for too much to keep in a rollout."""
+    share = colonies_per_rank(config.ppo, ranks)
+    make_optimizer(policy, config.ppo)
+    first = DurotaxisEnv(config.env, 1, device).reset([0])
+    policy.require_cache_fits(first, share * config.ppo.rollout_steps)
+
+
+FIXED: Mapping[str, str] = MappingProxyType(
+    {
+        r"ppo\.(num_colonies|rollout_steps)": "a run counts its steps in whole rollouts",
+        r".*\.freeze": "which parameters learn stands in the checkpoint",
+        r".*\.(enters_at|ramp_steps)": "gates stand in the checkpoint",
+        r"actor_critic\.wsa_config\.attention_temperature": "the temperature stands in the checkpoint",
+        r"training\.curriculum(\.\d+\.name)?": "the present stage stands in the checkpoint",
+    }
+)
+"""Keys (regular expressions) that no run can be resumed with another value of, because that would not take
+effect, or not as it says -> why."""
+
+
+def _refuse_fixed(directory: str | Path, changes: Changes) -> None:
+    for key, (old, new) in changes.items():
+        for pattern, why in FIXED.items():
+            if re.fullmatch(pattern, key):
+                raise UserError(
+                    f"{directory} cannot be resumed with {key}: {old} -> {new}, because {why}; put it back, "
+                    "or start a new run"
+                )
 
 
 def _reopen(
@@ -175,14 +232,30 @@ def _reopen(
 ) -> tuple[RunDirectory, RootConfig, Checkpoint | None, Changes]:
     """A run that can go on, its configuration, its last checkpoint, and what differs between the two."""
     run = RunDirectory.open(directory)
-    config = load_config(run.path / CONFIG, RootConfig, overrides).settled()
+    if not run.checkpoints.is_dir():
+        raise UserError(f"{directory} is not a run directory: it has no {run.checkpoints.name}/")
+    with run.locked():
+        pass  # nobody is training it now
+    moved = [override for override in overrides if override.startswith("run.directory=")]
+    if moved:
+        raise UserError(f"a run is resumed where it is; leave out {moved[0]}, and move the directory itself")
+    # The checkpoint first: of another version it says so, where the configuration would only puzzle.
     checkpoint = load(run.last_checkpoint) if run.last_checkpoint.exists() else None
+    config = load_config(run.path / CONFIG, RootConfig, overrides).settled()
     text = run.config_text if checkpoint is None else checkpoint.config
     changes = differences(text, to_yaml(config))
     if changes and not allow_changes:
         raise UserError(_changed(directory, changes))
+    if checkpoint is not None:
+        _refuse_fixed(directory, changes)
     step = 0 if checkpoint is None else checkpoint.counters["step"]
-    if run.is_done and step >= config.training.num_iterations(config.ppo) * config.ppo.steps_per_rollout:
+    total = config.training.num_iterations(config.ppo) * config.ppo.steps_per_rollout
+    if step > total:
+        raise UserError(
+            f"{directory} has {step:,} steps behind it, training.total_steps is "
+            f"{config.training.total_steps:,}; give it more"
+        )
+    if run.is_done and step == total:
         raise UserError(
             f"{directory} is finished; look at it with `durotaxis evaluate {directory}`, or train on with "
             "a larger training.total_steps and --allow-changes"
