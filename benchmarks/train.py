@@ -211,7 +211,7 @@ class Training:
         """What a training records of one iteration."""
         rows = diagnose(self.policy, self.world, slots)
         episodes = [{"episode": i, **row} for i, row in enumerate(in_order([finished]), start=1)]
-        times = timing_metrics(1.0, 1.0, 1.0, self.config.ppo.steps_per_rollout, 1, self.device)
+        times = timing_metrics(1.0, 1.0, 1.0, 1.0, self.config.ppo.steps_per_rollout, 1, self.device)
         when = {"iteration": self.count, "step": self.count, "episodes": 0, "learning_rate": 0.0}
         metrics = {**when, **rollout_metrics(rollout, finished), **numbers, **times}
         self.monitor.iteration(metrics, episodes, rows)
