@@ -90,8 +90,7 @@ def train(scenario: str, iterations: int, num_steps: int, seed: int) -> None:
     loss = ClipPPOLoss(actor, critic, entropy_coeff=1e-3)
     # torch's vmap takes no convolutions whose images lie channels last in memory.
     advantage = GAE(gamma=0.99, lmbda=0.95, value_network=critic, deactivate_vmap=True)
-    learned = [p for p in agent.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(learned, lr=5e-4)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=5e-4)  # frozen ones get no gradient and stay
     print(f"{'step':>6}  {'reward':>8}  " + "  ".join(f"{name:>16}" for name in extractor.names))
     for iteration in range(1, iterations + 1):
         with torch.no_grad():
@@ -102,7 +101,7 @@ def train(scenario: str, iterations: int, num_steps: int, seed: int) -> None:
             total = sum(value for name, value in losses.items() if name.startswith("loss_"))
             optimizer.zero_grad()
             total.backward()
-            nn.utils.clip_grad_norm_(learned, 0.5)
+            nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
             optimizer.step()
         weights = "  ".join(f"{w:16.3f}" for w in rollout["attention"].flatten(0, -2).mean(0))
         print(f"{iteration * num_steps:>6,}  {float(rollout['next', 'reward'].mean()):8.4f}  {weights}")

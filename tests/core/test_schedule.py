@@ -140,6 +140,17 @@ def test_values_keep_the_limits_of_their_key():
         build_config(Holder, {"rate": {"start": 1.0, "changes": [{"at": 3, "value": 0.0}]}})
 
 
+def test_models_have_short_names_of_their_own_in_a_json_schema():
+    class Root(Holder):
+        other: Schedule[Annotated[float, Field(ge=0.5, le=1)]]
+        plain: Schedule[float]
+
+    names = {"float_gt_0", "float_ge_0.5_le_1", "float"}
+    wanted = {f"{model}_{name}" for model in ("Schedule", "Change") for name in names}
+    titles = [model["title"] for model in Root.model_json_schema()["$defs"].values()]
+    assert sorted(titles) == sorted(wanted | {"AfterEpisode", "AtStage"})
+
+
 def test_configuration_round_trip_and_what_is_in_it(tmp_path):
     changes = [{"at": {"stage": "b"}, "value": 2.0}, {"at": {"stage": "c"}, "value": 3.0}]
     config = build_config(Holder, {"rate": {"start": 1.0, "changes": changes}, "begins": {"episode": 500}})

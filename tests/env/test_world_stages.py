@@ -318,6 +318,29 @@ def test_another_kind_of_ground_or_law_starts_anew():
     assert second.response == base.response
 
 
+def test_another_ground_under_the_same_obstacles_starts_anew():
+    """A slope in 1/µm must not become one in kPa/µm."""
+    where = {"size": (150.0, 80.0), "direction": 1.0}
+    old = {"kind": "moat", "ground": "exponential", "slope": 0.006, "base": 2.0, "moat": {"num_bridges": 3}}
+    new = [
+        {"ground": "linear"},
+        {"ground": None},
+        {"ground": "linear", "slope": 0.1, "moat": {"width": 12.0}},
+    ]
+    same = [{"ground": "exponential"}, {"kind": "moat", "ground": "exponential", "slope": 0.007}]
+    _, stages = stage_configs(
+        EnvConfig(substrate=old | where), [{"substrate": values} for values in [*new, *same]]
+    )
+    for stage, values in zip(stages[:3], new, strict=True):
+        assert stage.substrate == EnvConfig(substrate={"kind": "moat"} | where | values).substrate
+    assert stages[0].substrate.slope_of("linear") == 0.05
+    for stage, values in zip(stages[3:], same, strict=True):
+        assert stage.substrate == EnvConfig(substrate=old | where | values).substrate
+    plain = {"kind": "stripes", "slope": 0.3}  # whose ground is linear without a word
+    _, (kept,) = stage_configs(EnvConfig(substrate=plain), [{"substrate": {"ground": "linear"}}])
+    assert kept.substrate.slope == 0.3
+
+
 def test_a_scenario_gives_its_world_and_the_run_its_observation():
     base = EnvConfig(scenario="full", observation={"field": True}, reward={"spawn": 0.7}, capacity=300)
     _, (stage,) = stage_configs(base, [{"scenario": "moat", "max_steps": 50}])

@@ -18,6 +18,7 @@ from durotaxis.fusion import (
     ProjectedConcatFusion,
     WSAConfig,
 )
+from durotaxis.fusion.combine import gated_softmax
 
 R, K, C, D = 6, 3, 5, 8
 SMALL = {"model_type": "graph_cnn", "tap": "block1"}
@@ -239,3 +240,11 @@ def test_uniform_attention_can_be_forced_where_there_is_attention():
 def test_options_that_a_rule_does_not_read_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         WSAConfig(**values)
+
+
+def test_gates_weigh_as_much_beside_scores_of_bfloat16():
+    """Of equal scores attention is gate / sum of gates, to float32 and not to the 8 bits of the scores."""
+    gates = torch.tensor([0.0013, 0.77, 0.101])
+    attention = gated_softmax(torch.zeros(R, K, 1, dtype=torch.bfloat16), gates)
+    wanted = gates.double() / gates.double().sum()
+    torch.testing.assert_close(attention[..., 0].double(), wanted.expand(R, K), rtol=1e-6, atol=0)

@@ -200,6 +200,20 @@ def test_gates_and_temperature_follow_the_steps_of_sb3():
     assert extractor.fusion.temperature == pytest.approx(0.5)
 
 
+def test_a_model_that_thaws_learns_from_then_on():
+    ptms = [PTMS[1], {**PTMS[1], "freeze": True, "unfreeze_at": 32}]
+    model = ppo(Dots(), **wsa_policy_kwargs(**{**SIZES, "ptms": ptms}))
+    backbone = model.policy.features_extractor.fusion.extractor.ptms[1].backbone
+    moved = []
+    for _ in range(3):  # rollouts that begin at steps 0, 16 and 32
+        before = [p.clone() for p in backbone.parameters()]
+        model.learn(16, callback=FollowSchedules(), reset_num_timesteps=False)
+        moved.append(
+            any(not torch.equal(p, old) for p, old in zip(backbone.parameters(), before, strict=True))
+        )
+    assert moved == [False, False, True]
+
+
 def test_target_networks_follow_too():
     options = wsa_policy_kwargs(**SCHEDULED)
     del options["ortho_init"]

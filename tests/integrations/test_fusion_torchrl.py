@@ -11,6 +11,7 @@ from torchrl.modules import ActorValueOperator, IndependentNormal, Probabilistic
 from torchrl.objectives import ClipPPOLoss
 
 from durotaxis.core.errors import UserError
+from durotaxis.core.schedule import AtStage, Clock, moment_key
 from durotaxis.integrations import WSAModule
 
 PTMS = [
@@ -19,9 +20,9 @@ PTMS = [
 ]
 
 
-def module(**options):
+def module(ptms=PTMS, **options):
     torch.manual_seed(0)
-    return WSAModule((3, 12, 12), embedding_dim=8, context_dim=4, ptms=PTMS, **options)
+    return WSAModule((3, 12, 12), embedding_dim=8, context_dim=4, ptms=ptms, **options)
 
 
 def test_it_reads_and_writes_its_keys_for_any_batch_shape():
@@ -53,8 +54,8 @@ def test_a_context_key_and_its_width_belong_together():
             module(**options)
 
 
-def test_ppo_repeats_its_probabilities_in_train_mode_and_leaves_frozen_models_alone():
-    wsa = module()
+def agent_on(wsa):
+    """Actor and critic, and observations in which the actor has acted."""
     head = nn.Sequential(nn.Linear(8, 4), NormalParamExtractor())
     actor = ProbabilisticActor(
         TensorDictModule(head, ["representation"], ["loc", "scale"]),
@@ -63,18 +64,28 @@ def test_ppo_repeats_its_probabilities_in_train_mode_and_leaves_frozen_models_al
         return_log_prob=True,
     )
     agent = ActorValueOperator(wsa, actor, ValueOperator(nn.Linear(8, 1), in_keys=["representation"]))
-    policy = agent.get_policy_operator()
     data = TensorDict({"pixels": torch.rand(6, 3, 12, 12)}, [6])
     with torch.no_grad():
-        policy(data)
+        agent.get_policy_operator()(data)
     data["advantage"], data["value_target"] = torch.randn(6, 1), torch.randn(6, 1)
-    loss = ClipPPOLoss(policy, agent.get_value_operator())
+    return agent, data
+
+
+def backward(loss, data):
+    losses = loss(data.clone())
+    sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
+    return losses
+
+
+def test_ppo_repeats_its_probabilities_in_train_mode_and_leaves_frozen_models_alone():
+    wsa = module()
+    agent, data = agent_on(wsa)
+    loss = ClipPPOLoss(agent.get_policy_operator(), agent.get_value_operator())
     loss.train()
     frozen = wsa.fusion.extractor.frozen_hash()
-    optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad], lr=0.01)
-    losses = loss(data.clone())
+    optimizer = torch.optim.Adam(agent.parameters(), lr=0.01)
+    losses = backward(loss, data)
     torch.testing.assert_close(losses["kl_approx"], torch.zeros_like(losses["kl_approx"]), atol=1e-6, rtol=0)
-    sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
     extractor = wsa.fusion.extractor
     trained = [*extractor.parameters(), *wsa.fusion.picture_context.parameters()]
     assert all(p.grad is not None for p in trained if p.requires_grad)
@@ -82,3 +93,24 @@ def test_ppo_repeats_its_probabilities_in_train_mode_and_leaves_frozen_models_al
     optimizer.step()
     assert extractor.frozen_hash() == frozen
     assert float(loss(data.clone())["kl_approx"].abs()) > 1e-6
+
+
+@pytest.mark.parametrize("moment", [16, AtStage(stage="second")])
+def test_a_model_that_thaws_learns_from_then_on(moment):
+    wsa = module([PTMS[1], {**PTMS[0], "unfreeze_at": moment}])
+    agent, data = agent_on(wsa)
+    loss = ClipPPOLoss(agent.get_policy_operator(), agent.get_value_operator())
+    optimizer = torch.optim.Adam(agent.parameters(), lr=0.01)
+    backbone = wsa.fusion.extractor.ptms[1].backbone
+    before = [p.clone() for p in backbone.parameters()]
+    reached = {} if isinstance(moment, int) else {moment_key(moment): 16}
+    moved = []
+    for step in (0, 8, 16):
+        wsa.fusion.follow_schedules(Clock(step, reached=reached))
+        optimizer.zero_grad()
+        backward(loss, data)
+        optimizer.step()
+        moved.append(
+            any(not torch.equal(p, old) for p, old in zip(backbone.parameters(), before, strict=True))
+        )
+    assert moved == [False, False, True]

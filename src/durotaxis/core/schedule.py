@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, model_validator
 
 from durotaxis.core.config import Config, KeyedError
 from durotaxis.core.errors import UserError
@@ -84,6 +84,11 @@ class Change(Config, Generic[Value]):
     value: Value
     ramp_steps: Annotated[int, Field(ge=0)] = 0
 
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        """Its name, and title in a JSON schema: `Change_float_ge_0_le_1`."""
+        return _name(cls, params)
+
 
 class Schedule(Config, Generic[Value]):
     """A number that changes while training.
@@ -104,6 +109,11 @@ class Schedule(Config, Generic[Value]):
     steps: Annotated[int, Field(ge=1)] | None = None
     changes: tuple[Change[Value], ...] = ()
     shape: Literal["linear", "geometric", "cosine"] = "linear"
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        """Its name, and title in a JSON schema: `Schedule_float_ge_0_le_1`."""
+        return _name(cls, params)
 
     @model_validator(mode="after")
     def _one_of_two_forms(self) -> Schedule[Value]:
@@ -211,6 +221,16 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, BaseModel]]:
         below = enumerate(value)
     for key, inner in below:
         yield from _walk(inner, f"{path}.{key}" if path else str(key))
+
+
+def _name(model: type[BaseModel], params: tuple[Any, ...]) -> str:
+    """A generic model with the limits of its values; pydantic's own name has their whole `repr`."""
+    parts = [model.__name__]
+    for param in params:
+        value = TypeAdapter(param).core_schema
+        limits = [f"{key}_{limit}" for key, limit in value.items() if key not in ("type", "metadata")]
+        parts += [value["type"], *limits]
+    return "_".join(parts)
 
 
 def _count(moment: Moment) -> int | None:

@@ -45,10 +45,13 @@ RUN_WIDE: Mapping[str, str] = MappingProxyType(
 )
 """Keys of `env` that no stage may set -> why."""
 
-_STARTS_ANEW: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
-    {"substrate": ("kind", ("size", "direction")), "response": ("law", ("exponent",))}
+_STARTS_ANEW: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
+    {
+        "substrate": (("kind", "ground"), ("kind", "size", "direction")),
+        "response": (("law",), ("exponent",)),
+    }
 )
-"""Section -> the key that says how its other keys are read, and those that mean the same whatever it says."""
+"""Section -> the keys that say how its others are read, and those that mean the same whatever these say."""
 
 Rows = TypeVar("Rows", bound=Struct)
 
@@ -93,11 +96,12 @@ def stage_configs(
 ) -> tuple[EnvConfig, tuple[EnvConfig, ...]]:
     """The worlds of a run with a curriculum: its own, for evaluation, and one per stage.
 
-    A stage is the run's `env` with the stage's keys over it. Where these name another `substrate.kind` or
-    `response.law`, that section starts anew but for `size` and `direction`, or `exponent`, because its other
-    keys were meant for the old one. A stage that names a `scenario` starts from that scenario's values in
-    place of the run's. All worlds returned have the same number of slots, the largest that one of them needs,
-    and the same scale of counts: `observation.count_scale`, or else the largest `max_nodes`.
+    A stage is the run's `env` with the stage's keys over it. Where these name another `substrate.kind`,
+    `substrate.ground` or `response.law`, that section starts anew but for `kind`, `size` and `direction`, or
+    `exponent`, because its other keys were meant for the old one. A stage that names a `scenario` starts from
+    that scenario's values in place of the run's. All worlds returned have the same number of slots, the
+    largest that one of them needs, and the same scale of counts: `observation.count_scale`, or else the
+    largest `max_nodes`.
 
     Args:
         base: the run's world.
@@ -146,14 +150,19 @@ def _over(base: EnvConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     start = base.model_dump()
     if "scenario" in values:
         return merge({key: start[key] for key in RUN_WIDE}, values)
-    for section, (choice, kept) in _STARTS_ANEW.items():
+    for section, (choices, kept) in _STARTS_ANEW.items():
         own, old = values.get(section), start[section]
-        if isinstance(own, Mapping) and own.get(choice, old[choice]) != old[choice]:
+        if isinstance(own, Mapping) and any(_is_another(choice, own, old) for choice in choices):
             start[section] = {key: old[key] for key in kept}
     merged = merge(start, values)
     if isinstance(values.get("substrate"), Mapping):
         _forget_old_map(values["substrate"], merged["substrate"])
     return merged
+
+
+def _is_another(choice: str, own: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    # A ground that is not given is linear; no other choice may be None.
+    return (own.get(choice, old[choice]) or "linear") != (old[choice] or "linear")
 
 
 def _forget_old_map(own: Mapping[str, Any], merged: dict[str, Any]) -> None:

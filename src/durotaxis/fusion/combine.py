@@ -119,12 +119,13 @@ def gated_softmax(scores: Float[Tensor, "R K H"], gates: Tensor | None) -> Float
 
     Raises UserError if gates have the wrong shape, leave [0, 1], or are all 0 in a row.
     """
+    scores = scores.to(at_least_float32(scores))
     if gates is not None:
         require_gates(gates, *scores.shape[:2])
         if not bool((gates > 0).any(-1).all()):
             raise UserError("all gates are 0 in a row; at least one PTM must stay open")
         scores = scores + gates.to(scores.dtype).log().unsqueeze(-1)
-    return torch.softmax(scores.to(at_least_float32(scores)), dim=1)
+    return torch.softmax(scores, dim=1)
 
 
 def require_gates(gates: Tensor, num_rows: int, num_ptms: int) -> None:

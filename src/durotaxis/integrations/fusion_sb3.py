@@ -151,10 +151,12 @@ def wsa_policy_kwargs(features_dim: int = 256, **options: Any) -> dict[str, Any]
 
 @final
 class FollowSchedules(BaseCallback):
-    """Lets gates and temperature of `WSAFeaturesExtractor` follow the steps: `learn(n, callback=this)`.
+    """Lets `WSAFeaturesExtractor` follow the steps: `learn(n, callback=this)`.
 
-    They change at the beginning of rollouts only, so rollout and update see the same function. Steps are
-    environment steps over all environments, SB3's `num_timesteps`.
+    Gates, temperature and which models learn (`unfreeze_at`) change at the beginning of rollouts only, so
+    rollout and update see the same function. Steps are environment steps over all environments, SB3's
+    `num_timesteps`. A model that thaws learns because SB3's optimizers hold all parameters of a policy from
+    the start; one that you make yourself must do so too.
     """
 
     def _on_rollout_start(self) -> None:

@@ -28,8 +28,10 @@ class WSAModule(TensorDictModule):
     W is `fusion.extractor.representation_dim`: the width of embeddings, or K times it with fusion `concat`.
     Any batch size of the TensorDict will do, time included. Rollout and update see the same function: the
     models stay in eval mode whatever the rest does. It does not run under torch's vmap: give TorchRL's value
-    estimators `deactivate_vmap=True`. Where there are schedules, call `fusion.follow_schedules(step)` before
-    every rollout.
+    estimators `deactivate_vmap=True`. Where there are schedules (`enters_at`, `ramp_steps`, `unfreeze_at`, a
+    temperature's), call `fusion.follow_schedules(step)` before every rollout. For a model to learn once it
+    thaws, the optimiser must hold all parameters from the start: `agent.parameters()`, not only those with
+    `requires_grad`.
 
     Args:
         shape: of one picture, [C,H,W] or [H,W,C].

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from durotaxis.core.errors import UserError
+from durotaxis.core.schedule import Clock
 from durotaxis.fusion import MultiPTMFeatureExtractor, PTMConfig, TemperatureSchedule
 from durotaxis.fusion.config import validated
 from durotaxis.integrations.batch import check_choice
@@ -52,7 +53,9 @@ class PictureFusion(nn.Module):
     frames the three latest, of a stack of RGB frames the latest); of fewer, the last is repeated. The context
     encoder sees all channels.
 
-    Schedules (`enters_at`, `ramp_steps`, a temperature's) move only when `follow_schedules` is called.
+    Schedules (`enters_at`, `ramp_steps`, `unfreeze_at`, a temperature's) move only when `follow_schedules` is
+    called. For a model to learn once it thaws (`unfreeze_at`), the optimiser must hold all parameters from
+    the start, not only those that need gradients then.
 
     Args:
         shape: of one picture, [C,H,W] or [H,W,C].
@@ -101,13 +104,18 @@ class PictureFusion(nn.Module):
         self._seen = False
         self._steps_unknown = _has_schedules(ptms or (), options.get("temperature"))
 
-    def follow_schedules(self, step: int) -> None:
-        """Set gates, temperature and what learns to what they are after `step` environment steps.
+    def follow_schedules(self, step: Clock | int) -> None:
+        """Set gates, temperature and which models learn to what they are then.
 
         Call it before every rollout; they must not change between a rollout and its update.
 
+        Args:
+            step: environment steps taken, or a `durotaxis.core.schedule.Clock`, which also knows when
+                episodes and stages came and how many steps there are in all.
+
         Raises:
-            UserError: a model waits for an episode or a stage, which steps do not tell.
+            UserError: a number alone, where a model waits for an episode or a stage, or where a temperature's
+                schedule has no `steps` of its own.
         """
         self.extractor.follow_schedules(step)
         self._steps_unknown = False
