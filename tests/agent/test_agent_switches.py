@@ -176,12 +176,14 @@ def test_parts_of_a_minibatch_add_up_to_its_gradient():
         log_prob = distribution.log_prob(sample) + 0.1 * distribution.node_mask
     advantage = torch.linspace(-1, 2, len(COUNTS))
     mask = distribution.node_mask
-    batch = Batch(OBSERVATION, None, sample, mask, log_prob, value, advantage, value + advantage)
+    value = value[:, None]  # one head
+    batch = Batch(OBSERVATION, None, sample, mask, log_prob, value, advantage, value + advantage[:, None])
     found = []
     for size in (None, 4, 1):
         policy.zero_grad()
         config = PPOConfig(num_colonies=6, rollout_steps=1, num_minibatches=1, microbatch_size=size)
-        _accumulate(policy, batch, torch.arange(len(COUNTS)), config)[1].backward()
+        _, _, rest = _accumulate(policy, batch, torch.arange(len(COUNTS)), config, {})
+        rest.backward()
         found.append({n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None})
     largest = max(float(gradient.abs().max()) for gradient in found[0].values())
     for parts in found[1:]:
