@@ -31,6 +31,7 @@ SHORTER = {
         *("distill.num_colonies=8", "distill.rollout_steps=8", "distill.num_epochs=1"),
     ],
 }
+STAGED = ["training.total_steps=192"]  # three rollouts, one for each stage
 SHELL_ONLY = ("make", "git", "cd", "pip")
 
 
@@ -59,7 +60,8 @@ def shorten(words: list[str]) -> list[str]:
     verb = next((word for word in words[1:] if word.removesuffix(".py") in SHORTER), None)
     if verb is None:
         return words
-    return [*words, *SHORTER[verb.removesuffix(".py")]]
+    staged = STAGED if any("curriculum.yaml" in word for word in words) else []
+    return [*words, *SHORTER[verb.removesuffix(".py")], *staged]
 
 
 def test_shortening():

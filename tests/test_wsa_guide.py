@@ -31,6 +31,7 @@ SHORTER = {
     ],
     "evaluate": ["--seeds", "2", "env.max_steps=6"],
 }
+STAGED = ["training.total_steps=192"]  # three rollouts, one for each stage
 SHORTER["distill"] = [
     *SHORTER["train"],
     *("--steps", "64", "--seeds", "2"),
@@ -67,7 +68,8 @@ def arguments(line: str) -> list[str]:
         assert words[1] == "train.py", line
         words = ["durotaxis", "train", *words[2:]]
     assert words[0] == "durotaxis", line
-    return [*words[1:], *([] if "--resume" in words else SHORTER.get(words[1], []))]
+    staged = STAGED if any("curriculum.yaml" in word for word in words) else []
+    return [*words[1:], *([] if "--resume" in words else SHORTER.get(words[1], [])), *staged]
 
 
 BLOCKS = read_blocks(GUIDE.read_text("utf-8"))
