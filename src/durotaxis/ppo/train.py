@@ -127,12 +127,7 @@ def _train(
         state, optimizer = restore(checkpoint, run.last_checkpoint, policy, ppo, world, seed, ranks)
         policy.require_ready()
     else:
-        policy.require_ready()
-        if isinstance(world, StagedWorld):
-            world.begin_stage(0)
-        policy.begin_iteration(Clock(total_steps=num_iterations * ppo.steps_per_rollout))
-        slots = start(world, policy, seed, ranks.rank * world.num_colonies)
-        state, optimizer = TrainState(slots), make_optimizer(policy, ppo)
+        state, optimizer = _start_anew(world, policy, seed, ppo, training, ranks)
     sink = None
     if ranks.leads:
         if resume:
@@ -200,6 +195,18 @@ def _train(
     if ranks.leads:
         run.mark_done({key: value for key, value in kept.counters.items() if key not in ("reached", "stage")})
     return state
+
+
+def _start_anew(
+    world: World, policy: Policy, seed: int, ppo: PPOConfig, training: TrainingConfig, ranks: Ranks
+) -> tuple[TrainState, Optimizer]:
+    """The first episodes of a training, and an optimiser without moments."""
+    policy.require_ready()
+    if isinstance(world, StagedWorld):
+        world.begin_stage(0)
+    policy.begin_iteration(Clock(total_steps=training.num_iterations(ppo) * ppo.steps_per_rollout))
+    slots = start(world, policy, seed, ranks.rank * world.num_colonies)
+    return TrainState(slots), make_optimizer(policy, ppo)
 
 
 @dataclass
