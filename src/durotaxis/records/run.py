@@ -252,9 +252,18 @@ def cannot_write(path: Path, error: OSError) -> RecordError:
     return RecordError(f"cannot write {path}: {error.strerror or error}; {advice}")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write one JSON value atomically, indented."""
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Write one JSON value atomically; with `indent` None in one line.
+
+    Raises:
+        RecordError: a number is not finite, or the file cannot be written.
+    """
+    separators = (",", ":") if indent is None else None
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False, separators=separators)
+    except ValueError as error:
+        raise RecordError(f"{path}: {error}; only finite numbers are recorded") from error
+    write_atomic(path, text + "\n")
 
 
 def encode_row(row: Mapping[str, Any], where: str) -> str:
