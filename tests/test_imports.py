@@ -22,8 +22,9 @@ ALLOWED = {
     "study": BELOW_STUDY,
     "analysis": {"records"},
     "integrations": {"core", "env", "fusion", "agent"},
-    "cli": BELOW_STUDY | {"study", "analysis", "integrations", "console"},
-    "console": {"ppo"},
+    "cli": BELOW_STUDY | {"study", "analysis", "integrations", "console", "cli_study"},
+    "cli_study": {"core", "study", "analysis", "console"},
+    "console": {"ppo", "study"},
     "__main__": {"cli"},
     "": set(),
 }

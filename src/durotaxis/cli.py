@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from durotaxis.cli_study import study_app
 from durotaxis.console import (
     counting_view,
     duration,
@@ -50,6 +51,7 @@ ptm_app = typer.Typer(no_args_is_help=True, help="The pre-trained models.")
 app.add_typer(scenario_app, name="scenario")
 app.add_typer(config_app, name="config")
 app.add_typer(ptm_app, name="ptm")
+app.add_typer(study_app, name="study")
 
 ConfigOption = Annotated[
     str, typer.Option("--config", "-c", help="A YAML file, or the name of one that comes with the package.")

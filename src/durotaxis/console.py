@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
     from durotaxis.ppo import Interrupted, Status
+    from durotaxis.study.study import Running, State
 
 PLAIN_SECONDS = 10.0
 """Plain output: one line per so many seconds at most."""
@@ -90,6 +92,62 @@ def reporting_view(console: Console, total: int, unit: str) -> Iterator[Callable
             console.print(f"{unit} {done:,} of {total:,}  {numbers}", soft_wrap=True)
 
     yield print_line
+
+
+STUDY_PLAIN_SECONDS = 60.0
+
+
+@contextmanager
+def study_view(console: Console) -> Iterator[Callable[[State, Sequence[Running], str | None], None]]:
+    """The `report` of a study: a table of what is running, lines of what ended; plain lines elsewhere."""
+    shown = [0.0]
+    said: list[str] = []
+
+    def new(line: str | None) -> bool:
+        """Whether a line is to be printed: the same wait is told once."""
+        if line is None or said[-1:] == [line]:
+            return False
+        said.append(line)
+        return True
+
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=2) as live:
+
+            def draw(state: State, running: Sequence[Running], line: str | None) -> None:
+                if new(line):
+                    live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                live.update(_study_table(state, running))
+
+            yield draw
+        return
+
+    def print_lines(state: State, running: Sequence[Running], line: str | None) -> None:
+        now = time.monotonic()
+        if new(line):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif running and now - shown[0] >= STUDY_PLAIN_SECONDS:
+            shown[0] = now
+            parts = [f"{run.name} {run.step / run.total_steps:.0%}" for run in running]
+            console.print(
+                f"{len(state.records)} of {len(state.study.runs)} runs done; running: {', '.join(parts)}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    yield print_lines
+
+
+def _study_table(state: State, running: Sequence[Running]) -> Table:
+    done, total = len(state.records), len(state.study.runs)
+    failed = f", {len(state.failed)} failed" if state.failed else ""
+    rows = []
+    for run in running:
+        share = run.step / run.total_steps
+        spent = time.monotonic() - run.started
+        bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
+        rows.append((run.name, bar, f"{share:.0%}", f"success {_number(run.success_rate)}", duration(spent)))
+    return table(f"{done} of {total} runs done{failed}", ("running", "", "", "", "for"), rows)
 
 
 def how_to_go_on(stop: Interrupted, directory: Path) -> str:

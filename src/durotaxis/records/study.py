@@ -237,6 +237,18 @@ class RunRecord:
         """Ready for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: Path | str = "record") -> RunRecord:
+        """The inverse. Raises RecordError, naming `where`, for another format or other keys."""
+        if data.get("format") != FORMAT:
+            raise RecordError(
+                f"{where}: of format {data.get('format')}, this version reads {FORMAT}; make the run again"
+            )
+        _require_keys(where, data, cls)
+        for score in data["scores"]:
+            _require_keys(where, score, Score)
+        return cls(**{**data, "scores": tuple(Score(**score) for score in data["scores"])})
+
 
 def record_path(study: Path, arm: str, scenario: str, seed: int) -> Path:
     """The file of one run's record in a study directory."""
@@ -260,15 +272,7 @@ def read_record(path: Path) -> RunRecord:
     Raises:
         RecordError: it is none, is damaged, or is of another format.
     """
-    data = read_object(path)
-    if data.get("format") != FORMAT:
-        raise RecordError(
-            f"{path}: of format {data.get('format')}, this version reads {FORMAT}; make the run again"
-        )
-    _require_keys(path, data, RunRecord)
-    for score in data["scores"]:
-        _require_keys(path, score, Score)
-    return RunRecord(**{**data, "scores": tuple(Score(**score) for score in data["scores"])})
+    return RunRecord.from_json(read_object(path), path)
 
 
 def read_records(study: Path) -> Iterator[RunRecord]:
@@ -299,10 +303,10 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _require_keys(path: Path, data: Any, kind: type) -> None:
+def _require_keys(path: Path | str, data: Any, kind: type) -> None:
     """Raise RecordError unless `data` has exactly the fields of a dataclass."""
     names = {field.name for field in fields(kind)}
-    given = set(data) if isinstance(data, dict) else set()
+    given = set(data) if isinstance(data, Mapping) else set()
     if given != names:
         what = ", ".join(sorted(given ^ names))
         raise RecordError(f"{path}: not a record of this version ({what}); make the run again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +200,19 @@ def _pinned(env: Mapping[str, Any], world: EnvConfig) -> dict[str, Any]:
 
 def shipped_configs() -> dict[str, Path]:
     """Name -> file of the configurations that come with the package."""
+    return _shipped("*.yaml")
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Name -> file of the studies that come with the package."""
+    return _shipped("studies/*.yaml")
+
+
+def _shipped(pattern: str) -> dict[str, Path]:
     package = Path(__file__).parents[1]
     places = (package / "configs", package.parents[1] / "configs")
     folder = next((place for place in places if place.is_dir()), None)
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+    return {path.stem: path for path in sorted(folder.glob(pattern))} if folder else {}
 
 
 def find_config(name: str | Path) -> Path:
@@ -219,6 +228,18 @@ def find_config(name: str | Path) -> Path:
         return shipped[str(name)]
     hint = did_you_mean(path.stem, shipped)
     raise UserError(f"{name}: no such file{hint}; with the package come: {', '.join(shipped) or 'none'}")
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything in nested plain values; lists without mappings are values."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for index, inner in enumerate(value):
+            yield from leaves(inner, f"{path}.{index}")
+    else:
+        yield path, value
 
 
 def _nested(data: Any, *keys: str) -> Any:

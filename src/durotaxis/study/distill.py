@@ -15,14 +15,13 @@ from typing import Any
 from durotaxis.core.config import load_config, load_sections
 from durotaxis.core.errors import UserError
 from durotaxis.env import DurotaxisEnv, EnvConfig
-from durotaxis.ppo import TrainState, make_optimizer, start, summarize
-from durotaxis.ppo.checkpoint import save, snapshot
+from durotaxis.ppo import summarize
 from durotaxis.ppo.checks import require_frozen
 from durotaxis.pretrain.distill import HELD_OUT_COLONIES, DistillConfig, distill, held_out, measure
 from durotaxis.records import CONFIG, DISTILLATION, DISTILLATION_SUMMARY, write_json
 from durotaxis.study.config import RootConfig, find_config
 from durotaxis.study.evaluation import Candidate, evaluate_run, open_run
-from durotaxis.study.run import Job, free_directory, prepare, training_world
+from durotaxis.study.run import Job, free_directory, prepare, save_start
 
 Advance = Callable[[int, str], None]
 """Called with environment steps done so far, and what to show of them."""
@@ -66,7 +65,7 @@ class DistillJob:
         Args:
             num_episodes: held-out episodes that both play afterwards.
         """
-        self._save()
+        save_start(self.student)
         job, seed = self.student, self.student.config.run.seed
         env, device, student = job.config.env, job.device, job.policy
         world = DurotaxisEnv(env, self.config.num_colonies, device, validate=False)
@@ -91,10 +90,10 @@ class DistillJob:
                     )
         except KeyboardInterrupt:
             student.eval()
-            self._save()
+            save_start(self.student)
             raise
         student.eval()
-        self._save()
+        save_start(self.student)
         require_frozen(frozen, student.frozen_hashes())
         result = {
             "teacher": str(self.teacher.checkpoint_path),
@@ -107,15 +106,6 @@ class DistillJob:
         }
         write_json(job.run.path / DISTILLATION_SUMMARY, result)
         return result
-
-    def _save(self) -> None:
-        """The checkpoint of a run that has not begun, with the student's weights."""
-        job, config = self.student, self.student.config
-        world = training_world(config, job.device)
-        state = TrainState(start(world, job.policy, config.run.seed))
-        optimizer = make_optimizer(job.policy, config.ppo)
-        text, frozen = job.run.config_text, job.policy.frozen_hash()
-        save(snapshot(job.policy, optimizer, world, state, text, frozen), job.run.last_checkpoint)
 
     def _evaluate(self, name: str, num_episodes: int) -> dict[str, Any]:
         """Means over held-out episodes of the student's world."""

@@ -81,10 +81,12 @@ def evaluate_run(
     num_seeds: int,
     deterministic: bool = False,
     advance: Callable[[int], None] = lambda count: None,
+    intervention: str = "none",
 ) -> dict[str, Any]:
     """Play held-out episodes (seeds 2,000,000 + j).
 
     Args:
+        intervention: none; `uniform` attention; R `zero`, or `shuffled`: that of another colony.
         advance: called with the number of episodes that just finished.
 
     Returns:
@@ -98,13 +100,15 @@ def evaluate_run(
 
     device = next(candidate.policy.parameters()).device
     world = DurotaxisEnv(candidate.config.env, min(num_seeds, BATCH), device, validate=False)
-    rows = evaluate(
-        world,
-        candidate.policy,
-        report_seeds(num_seeds),
-        deterministic=deterministic,
-        on_step=count_finished,
-    )
+    with candidate.policy.actor.extractor.intervene(None if intervention == "none" else intervention):
+        rows = evaluate(
+            world,
+            candidate.policy,
+            report_seeds(num_seeds),
+            deterministic=deterministic,
+            whole_batch=intervention == "shuffled",
+            on_step=count_finished,
+        )
     return {
         "checkpoint": str(candidate.checkpoint_path),
         "step": candidate.step,

@@ -6,7 +6,7 @@ Everything that a user can get wrong is found before the run directory is touche
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,13 +29,14 @@ from durotaxis.ppo import (
     load,
     load_policy,
     make_optimizer,
+    start,
 )
 from durotaxis.ppo import train as train_with_ppo
-from durotaxis.ppo.checkpoint import restore
+from durotaxis.ppo.checkpoint import restore, save, snapshot
 from durotaxis.ppo.ranks import ALONE, Ranks, colonies_per_rank
 from durotaxis.records import CONFIG, EVENTS, PROVENANCE, RunDirectory, write_atomic, write_json
 from durotaxis.study.calibrate import calibrate_policy
-from durotaxis.study.config import RootConfig, find_config
+from durotaxis.study.config import RootConfig, find_config, leaves
 from durotaxis.study.provenance import provenance
 
 RUNS = Path("runs")
@@ -133,6 +134,30 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = (), ranks: Ranks
         return RunDirectory.create(directory, to_yaml(config), record)
 
     return Job(config, policy, ranks.first(claim), device, ranks=ranks)
+
+
+def begin_with_weights(parent: str | Path, config_name: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """A new run whose policy starts with the weights of a trained one; all else begins anew.
+
+    Raises:
+        UserError, RecordError: as `prepare`; the parent is no run, or of another architecture.
+    """
+    trained = RunDirectory.open(parent)
+    checkpoint = load(trained.chosen_checkpoint)
+    job = prepare(config_name, overrides)
+    load_policy(job.policy, checkpoint, trained.chosen_checkpoint)
+    save_start(job)
+    return prepare_resume(job.directory)
+
+
+def save_start(job: Job) -> None:
+    """The checkpoint of a run that has not begun, with its policy's present weights."""
+    config = job.config
+    world = training_world(config, job.device)
+    state = TrainState(start(world, job.policy, config.run.seed))
+    optimizer = make_optimizer(job.policy, config.ppo)
+    text, frozen = job.run.config_text, job.policy.frozen_hash()
+    save(snapshot(job.policy, optimizer, world, state, text, frozen), job.run.last_checkpoint)
 
 
 def _settle(config_name: str | Path, overrides: Sequence[str]) -> tuple[RootConfig, Path]:
@@ -269,20 +294,9 @@ Changes = Mapping[str, tuple[Any, Any]]
 
 def differences(before: str, after: str) -> Changes:
     """What differs between two resolved configurations (YAML), but for the place of the run directory."""
-    old, new = (dict(_leaves(yaml.safe_load(text) or {})) for text in (before, after))
+    old, new = (dict(leaves(yaml.safe_load(text) or {})) for text in (before, after))
     keys = [key for key in dict.fromkeys([*old, *new]) if key != "run.directory"]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
-        for index, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}.{index}")
-    else:
-        yield path, value
 
 
 def _changed(directory: str | Path, changes: Changes) -> str:

@@ -1,0 +1,225 @@
+"""The commands `durotaxis study ...`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from durotaxis.console import counting_view, duration, make_console, study_view, table
+from durotaxis.core.errors import UserError
+
+if TYPE_CHECKING:
+    from durotaxis.study.study import State
+
+INTERRUPTED = 130
+
+study_app = typer.Typer(
+    no_args_is_help=True, help="Compare arms over scenarios and seeds, and report what came of it."
+)
+File = Annotated[
+    str, typer.Argument(metavar="FILE", help="A study file, or the name of one that comes with the package.")
+]
+Directory = Annotated[Path | None, typer.Option(help="Of the study; default runs/studies/<name>.")]
+Changes = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values that replace those of the file.")
+]
+Some = Annotated[str | None, typer.Option(help="Only these, with commas; default all.")]
+
+
+@study_app.command("list", epilog="Example:\n\ndurotaxis study list")
+def list_studies() -> None:
+    """Name the studies that come with the package."""
+    from durotaxis.study.config import shipped_studies
+    from durotaxis.study.plan import load_study
+
+    rows = []
+    for name, path in shipped_studies().items():
+        study = load_study(path)
+        rows.append(
+            (name, len(study.config.arms), len(study.settings), len(study.runs), study.config.question)
+        )
+    make_console().print(table("", ("study", "arms", "scenarios", "runs", "question"), rows))
+
+
+@study_app.command(
+    "run",
+    epilog="Examples:\n\n"
+    "durotaxis study run baseline-vs-wsa --plan\n\n"
+    "durotaxis study run baseline-vs-wsa --workers 2\n\n"
+    "durotaxis study run mine.yaml --seeds 100,101 --scenarios moat\n\n"
+    "durotaxis study run mine.yaml --launcher ray --address auto\n\n"
+    "durotaxis study run ablation --records runs/studies/baseline-vs-wsa seeds=[0] "
+    "overrides.training.total_steps=4096",
+)
+def run(
+    file: File,
+    overrides: Changes = None,
+    directory: Directory = None,
+    launcher: Annotated[str, typer.Option(help="inline, process or ray.")] = "process",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time (process); default one per core.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; default one that is started here.")
+    ] = None,
+    arms: Some = None,
+    scenarios: Some = None,
+    seeds: Some = None,
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(help="Study directory whose records are taken where they fit. Repeatable."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
+    cost_turns: Annotated[
+        int, typer.Option(min=0, help="Turns of the cost measurement at the end; 0: none.")
+    ] = 5,
+) -> None:
+    """Make every run of a study that is not made yet, each once.
+
+    Killed or interrupted, the same command goes on. Ctrl-C saves what is running.
+    """
+    from durotaxis.study.launchers import make_launcher
+    from durotaxis.study.plan import load_study
+    from durotaxis.study.study import (
+        STUDIES,
+        Selection,
+        alone,
+        estimate_seconds,
+        forget_failures,
+        open_study,
+        require_arms,
+        run_study,
+        write_cost,
+    )
+
+    console = make_console()
+    study = load_study(file, overrides or [])
+    place = directory or STUDIES / study.name
+    chosen = Selection(_names(arms), _names(scenarios), _numbers(seeds))
+    chosen.of(study)
+    sizes = require_arms(study)
+    count = workers or max(1, (os.cpu_count() or 1) // study.threads)
+    with alone(place):
+        state = open_study(study, place, chosen, records or [])
+        if retry_failed:
+            state = forget_failures(state)
+        _print_plan(console, state, sizes)
+        if state.left:
+            with counting_view(console, "measuring speed", 2 * len(sizes)) as advance:
+                seconds = estimate_seconds(state, count if launcher == "process" else 1, advance)
+            _say(
+                console, f"estimate: {duration(seconds or 0)} with {count} at a time, evaluation not counted"
+            )
+        if plan:
+            return
+        try:
+            if state.left:
+                with study_view(console) as report:
+                    state = run_study(state, make_launcher(launcher, count, study.threads, address), report)
+            if cost_turns and not (place / "cost.json").exists() and len(state.records) == len(study.runs):
+                with counting_view(console, "cost", (cost_turns + 1) * len(sizes)) as advance:
+                    write_cost(state, cost_turns, advance)
+        except KeyboardInterrupt:
+            _say(console, f"interrupted; what was running is saved. Go on: {_command()}")
+            raise typer.Exit(INTERRUPTED) from None
+    done = len(state.records)
+    _say(console, f"{done} of {len(study.runs)} runs have a record, {len(state.failed)} of them failed")
+    for record in state.failed:
+        _say(console, f"failed: {'/'.join(map(str, record.key))}: {record.error}")
+    partial = "" if done == len(study.runs) else " --partial"
+    _say(console, f"next: durotaxis study report {place}{partial}")
+
+
+@study_app.command(
+    "report",
+    epilog="Examples:\n\n"
+    "durotaxis study report runs/studies/baseline-vs-wsa\n\n"
+    "durotaxis study report runs/studies/baseline-vs-wsa --partial --out docs/results/today",
+)
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="A study directory.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; default DIRECTORY/report.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Although runs are missing.")] = False,
+) -> None:
+    """Write the report: a page, its figures, and its tables."""
+    from durotaxis.analysis.report import write_report
+
+    console = make_console()
+    written = write_report(directory, out or directory / "report", allow_partial=partial)
+    for line in written.headlines:
+        _say(console, line)
+    _say(console, f"written to {written.page}")
+
+
+@study_app.command(
+    "cost",
+    epilog="Example:\n\ndurotaxis study cost baseline-vs-wsa --turns 9",
+)
+def cost(
+    file: File,
+    overrides: Changes = None,
+    directory: Directory = None,
+    turns: Annotated[int, typer.Option(min=1, help="Measurements per arm.")] = 5,
+) -> None:
+    """Measure time and memory of every arm in one process, by turns."""
+    from durotaxis.study.plan import load_study
+    from durotaxis.study.study import STUDIES, alone, open_study, write_cost
+
+    console = make_console()
+    study = load_study(file, overrides or [])
+    place = directory or STUDIES / study.name
+    with alone(place):
+        state = open_study(study, place)
+        with counting_view(console, "cost", (turns + 1) * len(study.config.arms)) as advance:
+            path = write_cost(state, turns, advance)
+    _say(console, f"written to {path}")
+
+
+def _print_plan(console: Console, state: State, sizes: dict[str, int]) -> None:
+    study, config = state.study, state.study.config
+    kind = "tuning seeds: nothing of this is a result" if config.purpose == "tuning" else "report seeds"
+    _say(console, f"{study.name}: {config.question}")
+    _say(
+        console,
+        f"{len(config.arms)} arms x {len(study.settings)} scenarios x {len(config.seeds)} seeds "
+        f"({kind}) = {len(study.runs)} runs of {study.total_steps:,} steps, threads {study.threads}",
+    )
+    rows = []
+    for arm in config.arms:
+        keys = [run.key for run in study.runs if run.key[0] == arm]
+        done = sum(key in state.records for key in keys)
+        left = sum(run.key[0] == arm for run in state.left)
+        text = config.arms[arm].description or "-"
+        name = f"{arm} (baseline)" if arm == config.baseline else arm
+        rows.append((name, f"{sizes[arm]:,}", len(config.arms[arm].tried), done, left, text))
+    columns = ("arm", "parameters", "variants tried", "done", "to make", "description")
+    console.print(table("", columns, rows))
+    _say(console, f"scenarios: {', '.join(setting.name for setting in study.settings)}")
+    _say(console, f"directory: {state.directory}")
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--seeds {text}: give numbers with commas, such as 100,101") from None
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["durotaxis", *sys.argv[1:]])
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)

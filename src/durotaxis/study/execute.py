@@ -1,0 +1,311 @@
+"""One run of a study, from its configuration to its record: train, judge, condense.
+
+An `Assignment` is plain values, so that it can be handed to another process or machine; what comes back is
+a record. A run that was interrupted is taken up at its checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import durotaxis
+from durotaxis.core.errors import UserError
+from durotaxis.env import EnvConfig
+from durotaxis.ppo import Status
+from durotaxis.records import (
+    ATTENTION,
+    CONFIG,
+    DISTILLATION_SUMMARY,
+    EPISODES,
+    EVENTS,
+    FAILED,
+    FINISHED,
+    METRICS,
+    PHASES,
+    PROVENANCE,
+    TRAINED,
+    RunDirectory,
+    RunRecord,
+    Score,
+    read_object,
+)
+from durotaxis.study.distill import prepare_distillation
+from durotaxis.study.evaluation import Candidate, evaluate_run, open_run
+from durotaxis.study.plan import under_condition, world_of
+from durotaxis.study.run import Job, begin_with_weights, prepare, prepare_resume
+
+NUM_BINS = 25
+ATTENTION_BINS = 10
+DIGITS = 6
+"""Significant digits of a record's numbers."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """All that is needed to make one run; plain values but for paths."""
+
+    study: str
+    arm: str
+    scenario: str  # as the study calls it
+    seed: int
+    config: str  # the resolved configuration: a YAML file
+    digest: str
+    directory: str  # of the run
+    parent: str | None  # run directory whose weights it begins with
+    start_by: str | None  # weights, distillation
+    start_steps: int | None
+    episodes: int
+    interventions: tuple[str, ...]
+    scenarios: tuple[str, ...]  # of the package, to be judged in as well
+    conditions: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Arm, scenario, seed."""
+        return (self.arm, self.scenario, self.seed)
+
+    @property
+    def name(self) -> str:
+        """`arm/scenario/seed`."""
+        return "/".join(map(str, self.key))
+
+
+def execute(
+    assignment: Assignment, attempts: int = 1, progress: Callable[[Status], None] | None = None
+) -> RunRecord:
+    """Make a run, or go on with it, and judge the agent.
+
+    Args:
+        attempts: which start this is; written into the record.
+        progress: called after every iteration.
+
+    Raises:
+        UserError, RecordError: what `prepare` refuses; InvariantError: training broke down; Interrupted.
+    """
+    directory = Path(assignment.directory)
+    if assignment.parent is not None and not _has_begun(assignment):
+        shutil.rmtree(directory, ignore_errors=True)  # killed before it had its parent's weights
+    if not (directory / CONFIG).exists():
+        _begin(assignment).train(progress)
+    elif not RunDirectory.open(directory).is_done:
+        prepare_resume(directory).train(progress)
+    candidate = open_run(directory)
+    return _record(assignment, candidate, attempts, _scores(assignment, candidate))
+
+
+def failed_record(assignment: Assignment, attempts: int, error: str) -> RunRecord:
+    """The record of a run that was given up: counted, not dropped. Its curve is as far as it came."""
+    directory = Path(assignment.directory)
+    rows = {}
+    for file in (METRICS, EPISODES, EVENTS):
+        path = directory / file
+        rows[file] = RunDirectory(directory).read(file) if path.exists() else []
+    origin = read_object(directory / PROVENANCE) if (directory / PROVENANCE).exists() else {}
+    metrics = rows[METRICS]
+    return RunRecord(
+        study=assignment.study,
+        arm=assignment.arm,
+        scenario=assignment.scenario,
+        seed=assignment.seed,
+        config=assignment.digest,
+        status=FAILED,
+        attempts=attempts,
+        error=error,
+        steps=metrics[-1]["step"] if metrics else 0,
+        episodes=metrics[-1]["episodes"] if metrics else 0,
+        curve=curve(rows[EPISODES], metrics[-1]["step"] if metrics else 1),
+        scores=(),
+        attention=None,
+        warnings=_warnings(rows[EVENTS]),
+        cost=_cost(metrics, origin),
+        provenance=_origin(origin),
+        version=durotaxis.__version__,
+    )
+
+
+def _begin(assignment: Assignment) -> Job:
+    place = f"run.directory={assignment.directory}"
+    if assignment.parent is None:
+        return prepare(assignment.config, [place])
+    if not RunDirectory.open(assignment.parent).is_done:
+        raise UserError(f"{assignment.name} starts from {assignment.parent}, which is not finished")
+    if assignment.start_by == "weights":
+        return begin_with_weights(assignment.parent, assignment.config, [place])
+    lesson = prepare_distillation(assignment.parent, assignment.config, [place], assignment.start_steps)
+    lesson.run(2)
+    return prepare_resume(assignment.directory)
+
+
+def _has_begun(assignment: Assignment) -> bool:
+    """Whether a run that starts from another has got what it starts with."""
+    run = RunDirectory(Path(assignment.directory))
+    taught = assignment.start_by == "weights" or (run.path / DISTILLATION_SUMMARY).exists()
+    return run.last_checkpoint.exists() and taught
+
+
+def _scores(assignment: Assignment, candidate: Candidate) -> list[Score]:
+    """The agent in its own world, under interventions, under conditions, and in other scenarios."""
+    own = candidate.config.env
+    attention = candidate.policy.actor.has_attention
+    scores = [_score(assignment, candidate, own, assignment.scenario, TRAINED, "none")]
+    for intervention in assignment.interventions:
+        if attention or intervention != "uniform":
+            scores.append(_score(assignment, candidate, own, assignment.scenario, TRAINED, intervention))
+    for name, changes in assignment.conditions.items():
+        world = under_condition(own, changes, f"condition {name}")
+        scores.append(_score(assignment, candidate, world, assignment.scenario, name, "none"))
+    for scenario in assignment.scenarios:
+        if scenario != assignment.scenario:
+            scores.append(_score(assignment, candidate, world_of(scenario, own), scenario, TRAINED, "none"))
+    return scores
+
+
+def _score(
+    assignment: Assignment,
+    candidate: Candidate,
+    world: EnvConfig,
+    scenario: str,
+    condition: str,
+    intervention: str,
+) -> Score:
+    config = candidate.config.model_copy(update={"env": world})
+    judged = Candidate(config, candidate.policy, candidate.run, candidate.checkpoint_path, candidate.step)
+    rows = evaluate_run(judged, assignment.episodes, intervention=intervention)["episodes"]
+    returns = [row["return"] for row in rows]
+    lengths = [row["length"] for row in rows if row["success"]]
+    return Score(
+        scenario=scenario,
+        condition=condition,
+        intervention=intervention,
+        deterministic=False,
+        episodes=len(rows),
+        return_mean=rounded(statistics.fmean(returns)),
+        return_se=rounded(statistics.stdev(returns) / math.sqrt(len(rows))),
+        successes=sum(row["success"] for row in rows),
+        front_progress=rounded(statistics.fmean(row["final/front_progress"] for row in rows)),
+        length_mean=rounded(statistics.fmean(row["length"] for row in rows)),
+        steps_to_success=rounded(statistics.fmean(lengths)) if lengths else None,
+    )
+
+
+def _record(
+    assignment: Assignment, candidate: Candidate, attempts: int, scores: Sequence[Score]
+) -> RunRecord:
+    run = candidate.run
+    metrics, episodes = run.read(METRICS), run.read(EPISODES)
+    origin = read_object(run.path / PROVENANCE)
+    return RunRecord(
+        study=assignment.study,
+        arm=assignment.arm,
+        scenario=assignment.scenario,
+        seed=assignment.seed,
+        config=assignment.digest,
+        status=FINISHED,
+        attempts=attempts,
+        error=None,
+        steps=metrics[-1]["step"],
+        episodes=metrics[-1]["episodes"],
+        curve=curve(episodes, metrics[-1]["step"]),
+        scores=tuple(scores),
+        attention=attention(run.read(ATTENTION), metrics[-1]["step"]),
+        warnings=_warnings(run.read(EVENTS)),
+        cost=_cost(metrics, origin),
+        provenance=_origin(origin),
+        version=durotaxis.__version__,
+    )
+
+
+def curve(episodes: Sequence[Mapping[str, Any]], total_steps: int, bins: int = NUM_BINS) -> dict[str, list]:
+    """Training episodes, averaged in bins of equal width by the step at which they ended.
+
+    Returns:
+        Columns step (mean of the bin's), return, success_rate, front_progress, episodes; bins in which no
+        episode ended are left out.
+    """
+    result: dict[str, list] = {
+        name: [] for name in ("step", "return", "success_rate", "front_progress", "episodes")
+    }
+    for group in _binned(episodes, total_steps, bins):
+        result["step"].append(round(statistics.fmean(row["step"] for row in group)))
+        result["return"].append(rounded(statistics.fmean(row["return"] for row in group)))
+        result["success_rate"].append(rounded(statistics.fmean(row["success"] for row in group)))
+        result["front_progress"].append(
+            rounded(statistics.fmean(row["final/front_progress"] for row in group))
+        )
+        result["episodes"].append(len(group))
+    return result
+
+
+def attention(rows: Sequence[Mapping[str, Any]], total_steps: int) -> dict[str, Any] | None:
+    """Mean attention in bins over training, and by phase in its last tenth; None without attention."""
+    weighed = [row for row in rows if "value/attention" in row]
+    everyone = [row for row in weighed if row["phase"] == "all"]
+    if not everyone:
+        return None
+    groups = _binned(everyone, total_steps, ATTENTION_BINS)
+    late = [row for row in weighed if row["step"] >= 0.9 * total_steps]
+    phases = {phase: [row for row in late if row["phase"] == phase] for phase in PHASES}
+    return {
+        "names": list(everyone[-1]["value/ptm_names"]),
+        "step": [round(statistics.fmean(row["step"] for row in group)) for group in groups],
+        "weight": [_mean_weight(group) for group in groups],
+        "effective": [
+            rounded(statistics.fmean(row["value/effective_models"] for row in group)) for group in groups
+        ],
+        "phases": {phase: _mean_weight(found) for phase, found in phases.items() if found},
+    }
+
+
+def _mean_weight(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Mean attention [K], colonies weighing the same."""
+    total = sum(row["colonies"] for row in rows)
+    count = len(rows[0]["value/attention"])
+    return [
+        rounded(sum(row["colonies"] * row["value/attention"][k] for row in rows) / total)
+        for k in range(count)
+    ]
+
+
+def _binned(rows: Sequence[Mapping[str, Any]], total_steps: int, bins: int) -> list[list[Mapping[str, Any]]]:
+    groups: list[list[Mapping[str, Any]]] = [[] for _ in range(bins)]
+    for row in rows:
+        groups[min(bins - 1, (row["step"] - 1) * bins // total_steps)].append(row)
+    return [group for group in groups if group]
+
+
+def _warnings(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return dict(Counter(row["name"] for row in events if row["event"] == "warning"))
+
+
+def _cost(metrics: Sequence[Mapping[str, Any]], origin: Mapping[str, Any]) -> dict[str, float]:
+    """Time and memory of the whole training, and parameters."""
+    cost = {name: origin[name] for name in ("num_parameters", "num_trainable") if name in origin}
+    if metrics:
+        last = metrics[-1]
+        cost["elapsed_s"] = rounded(last["elapsed_s"])
+        cost["steps_per_s"] = rounded(last["step"] / last["elapsed_s"])
+        cost["host_memory_mb"] = rounded(last["host_memory_mb"])
+    return cost
+
+
+def _origin(origin: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("started", "commit", "modified", "platform", "device", "device_name", "threads", "frozen_hash")
+    kept = {name: origin.get(name) for name in names}
+    kept["versions"] = origin.get("versions", {})
+    wanted = ("name", "model_type", "frozen", "sha256", "seed", "revision")
+    kept["ptms"] = [
+        {name: ptm[name] for name in wanted if ptm.get(name) is not None} for ptm in origin.get("ptms", [])
+    ]
+    return kept
+
+
+def rounded(value: float) -> float:
+    """`value` with DIGITS significant digits."""
+    return float(f"{value:.{DIGITS}g}")

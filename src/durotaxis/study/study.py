@@ -1,0 +1,590 @@
+"""Run a study: what is planned, what is done, what is left; launch, record, go on after a kill.
+
+The directory holds everything (see `records.study`); what is finished there is never made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shlex
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import durotaxis
+from durotaxis.agent.scripted import SCRIPTED
+from durotaxis.core.config import to_yaml
+from durotaxis.core.errors import UserError
+from durotaxis.env import EnvConfig
+from durotaxis.records import (
+    CONFIG,
+    CONFIGS,
+    COST,
+    DONE,
+    FAILED,
+    METRICS,
+    REPORT,
+    RUNS,
+    STUDY,
+    TRAINED,
+    ArmPlan,
+    RecordError,
+    RunDirectory,
+    RunRecord,
+    ScenarioPlan,
+    StudyPlan,
+    cannot_write,
+    read_plan,
+    read_records,
+    record_path,
+    require_writable,
+    write_atomic,
+    write_json,
+    write_plan,
+    write_record,
+)
+from durotaxis.study.config import leaves
+from durotaxis.study.cost import measure_cost
+from durotaxis.study.execute import Assignment, failed_record
+from durotaxis.study.launchers import Launcher, Outcome
+from durotaxis.study.plan import Key, PlannedRun, Study, under_condition, world_of
+from durotaxis.study.run import build_policy
+from durotaxis.study.score import NORMALISERS, SCORE_SEED, play, scenario_scores
+
+STUDIES = Path("runs/studies")
+LOG = "study.jsonl"
+LOCK = ".lock"
+REFERENCE_EPISODES = 250
+"""Episodes of each scripted policy in worlds of which the package keeps no scores."""
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run under way, for the progress table."""
+
+    name: str
+    step: int
+    total_steps: int
+    success_rate: float | None  # of the latest training episodes
+    started: float  # time.monotonic()
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a study stands."""
+
+    study: Study
+    directory: Path
+    records: Mapping[Key, RunRecord]
+    wanted: frozenset[Key]  # that this call is to make
+
+    @property
+    def left(self) -> tuple[PlannedRun, ...]:
+        """What is still to be made by this call, in order.
+
+        A run of which only the record is here is made again when another one starts from it.
+        """
+        keys = {r.key for r in self.study.runs if r.key in self.wanted and r.key not in self.records}
+        for run in reversed(self.study.runs):  # children come after their parents
+            if run.key in keys and run.parent is not None and not _is_trained(self.directory, run.parent):
+                keys.add(run.parent)
+        return tuple(run for run in self.study.runs if run.key in keys)
+
+    @property
+    def failed(self) -> tuple[RunRecord, ...]:
+        """Runs that were given up."""
+        return tuple(record for record in self.records.values() if record.status == FAILED)
+
+
+Report = Callable[[State, Sequence[Running], str | None], None]
+"""Called now and then with the state, what is running, and a line to be shown once."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of a plan that is to be made now; None: all."""
+
+    arms: tuple[str, ...] | None = None
+    scenarios: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+    def of(self, study: Study) -> frozenset[Key]:
+        """Keys of the runs, with those that they start from.
+
+        Raises:
+            UserError: it names what the study has not.
+        """
+        chosen = {}
+        for what, wanted, known in (
+            ("arm", self.arms, list(study.config.arms)),
+            ("scenario", self.scenarios, [setting.name for setting in study.settings]),
+            ("seed", self.seeds, list(study.config.seeds)),
+        ):
+            missing = [each for each in wanted or () if each not in known]
+            if missing:
+                raise UserError(f"the study has no {what} {missing[0]}; it has {', '.join(map(str, known))}")
+            chosen[what] = set(known if wanted is None else wanted)
+        keys: set[Key] = set()
+        for run in study.runs:
+            if all(part in chosen[what] for part, what in zip(run.key, chosen, strict=True)):
+                keys.add(run.key)
+                parent = run.parent
+                while parent is not None:
+                    keys.add(parent)
+                    parent = study.run(parent).parent
+        return frozenset(keys)
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep other processes from running the study in this directory within the block; a killed one lets go.
+
+    Raises:
+        RecordError: another process has it, or it cannot be written.
+    """
+    require_writable(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("ab")
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RecordError(
+                f"{directory}: another process runs this study; wait for it, or stop it first"
+            ) from error
+        yield
+
+
+def open_study(
+    study: Study, directory: Path, selection: Selection = Selection(), borrow: Sequence[Path] = ()
+) -> State:
+    """Write the plan into the directory and see what is done already.
+
+    Args:
+        selection: what is to be made now.
+        borrow: study directories or folders of records; what fits the plan is copied from there.
+
+    Raises:
+        UserError, RecordError: the directory holds another study, records of other versions, or records of
+            report seeds made with another configuration.
+    """
+    wanted = selection.of(study)
+    require_writable(directory)
+    with contextlib.suppress(OSError):
+        (directory / CONFIGS).mkdir(parents=True, exist_ok=True)
+    if (directory / STUDY).exists():
+        before = read_plan(directory)
+        if before.name != study.name:
+            raise UserError(
+                f"{directory} holds the study {before.name}, not {study.name}; choose another --directory"
+            )
+    for run in study.runs:
+        path = directory / CONFIGS / f"{run.digest}.yaml"
+        if not path.exists():
+            write_atomic(path, to_yaml(run.config))
+    write_plan(directory, _plan(study, directory))
+    for place in borrow:
+        _borrow(study, directory, place)
+    return State(study, directory, _done(study, directory), wanted)
+
+
+def require_arms(study: Study) -> dict[str, int]:
+    """Build the policy of every arm once, so that what is missing is said before hours of work.
+
+    Returns:
+        Arm -> its number of parameters.
+
+    Raises:
+        UserError: weights are not at hand, or an intervention or condition does not fit.
+    """
+    sizes = {}
+    first = {run.key[0]: run for run in reversed(study.runs)}
+    for arm in study.config.arms:
+        policy = build_policy(first[arm].config, torch.device("cpu"))
+        sizes[arm] = sum(parameter.numel() for parameter in policy.parameters())
+        for name, changes in study.config.evaluation.conditions.items():
+            under_condition(first[arm].config.env, changes, f"{study.path}: condition {name}")
+    return sizes
+
+
+def run_study(state: State, launcher: Launcher, report: Report = lambda state, running, line: None) -> State:
+    """Make every run that is left; within `alone`.
+
+    A run that breaks down is started again, `attempts` times in all, and then recorded as failed. Ctrl-C
+    saves what is running and passes through.
+
+    Raises:
+        UserError: a run was refused; the others go on first.
+        RecordError: the directory cannot be written.
+    """
+    refusals: list[str] = []
+    try:
+        state = _run(state, launcher, report, refusals)
+    finally:
+        launcher.stop()
+    if refusals:
+        raise UserError("; ".join(refusals))
+    return state
+
+
+def _run(state: State, launcher: Launcher, report: Report, refusals: list[str]) -> State:
+    study, directory = state.study, state.directory
+    crashes = _crashes(directory)
+    waiting = list(state.left)
+    running: dict[Key, float] = {}
+    refused: set[Key] = set()
+    while waiting or running:
+        ready = [run for run in waiting if _is_ready(run, state)]
+        while ready and launcher.has_room:
+            run = ready.pop(0)
+            waiting.remove(run)
+            running[run.key] = time.monotonic()
+            _log(directory, "started", run)
+            report(state, _progress(directory, study, running), None)
+            launcher.start(_assignment(study, directory, run), crashes[run.key] + 1)
+        held = [run.name for run in waiting if _is_held(run_directory(directory, run.key))]
+        if waiting and not running and not ready and not held and launcher.has_room:
+            stuck = ", ".join(run.name for run in waiting)
+            refusals.append(f"{stuck}: what they start from is missing")
+            break
+        for outcome in launcher.wait(POLL_S):
+            run = study.run(outcome.assignment.key)
+            began = running.pop(run.key)
+            line = _settle(state, run, outcome, crashes, waiting, refused, refusals, began)
+            state = replace(state, records=_done(study, directory))
+            waiting = [each for each in waiting if not _hopeless(each, study, refused)]
+            report(state, _progress(directory, study, running), line)
+        idle = launcher.waits_for
+        if idle is None and held and not running:
+            idle = f"{held[0]} is still in the hands of a process of before"
+            time.sleep(POLL_S)
+        report(state, _progress(directory, study, running), None if idle is None else f"waiting: {idle}")
+    return state
+
+
+def _settle(
+    state: State,
+    run: PlannedRun,
+    outcome: Outcome,
+    crashes: Counter[Key],
+    waiting: list[PlannedRun],
+    refused: set[Key],
+    refusals: list[str],
+    began: float,
+) -> str:
+    """Record how an attempt ended, or put the run back; returns what to tell."""
+    directory = state.directory
+    seconds = time.monotonic() - began
+    if outcome.record is not None:
+        if run.key not in state.records:
+            write_record(directory, outcome.record)
+        _log(directory, "finished", run)
+        own = next(s for s in outcome.record.scores if (s.condition, s.intervention) == (TRAINED, "none"))
+        return f"{run.name}: finished in {seconds:.0f} s, success {own.successes / own.episodes:.2f}"
+    if outcome.refusal is not None:
+        refusals.append(f"{run.name}: {outcome.refusal}")
+        refused.add(run.key)
+        _log(directory, "refused", run, outcome.refusal)
+        return f"{run.name}: refused: {outcome.refusal}"
+    why = outcome.crash or "unknown"
+    crashes[run.key] += 1
+    _log(directory, "crashed", run, why)
+    if crashes[run.key] < state.study.config.attempts:
+        waiting.insert(0, run)
+        return f"{run.name}: crashed, {why}; it is started again"
+    write_record(directory, failed_record(outcome.assignment, crashes[run.key], why))
+    return f"{run.name}: failed after {crashes[run.key]} attempts, {why}"
+
+
+def _is_ready(run: PlannedRun, state: State) -> bool:
+    """Whether what it starts from is trained, and its directory at hand."""
+    if run.parent is not None and not _is_trained(state.directory, run.parent):
+        return False
+    return not _is_held(run_directory(state.directory, run.key))
+
+
+def _is_trained(directory: Path, key: Key) -> bool:
+    return (run_directory(directory, key) / DONE).exists()
+
+
+def _is_held(directory: Path) -> bool:
+    """Whether a process of a study that was killed still trains there; it ends within an iteration."""
+    if not (directory / CONFIG).exists():
+        return False
+    try:
+        with RunDirectory(directory).locked():
+            return False
+    except RecordError:
+        return True
+
+
+def _hopeless(run: PlannedRun, study: Study, refused: set[Key]) -> bool:
+    """Whether an ancestor was refused."""
+    parent = run.parent
+    while parent is not None:
+        if parent in refused:
+            return True
+        parent = study.run(parent).parent
+    return False
+
+
+def estimate_seconds(
+    state: State, workers: int, advance: Callable[[int], None] = lambda count: None
+) -> float | None:
+    """Time that the rest will take: by this study's records of the same arm, else by a rollout of each arm.
+
+    None when nothing is left.
+    """
+    left = state.left
+    if not left:
+        return None
+    speeds: dict[str, list[float]] = {}
+    for record in state.records.values():
+        if "steps_per_s" in record.cost:
+            speeds.setdefault(record.arm, []).append(record.cost["steps_per_s"])
+    unknown = {run.key[0]: run.config for run in reversed(left) if run.key[0] not in speeds}
+    if unknown:
+        cost = measure_cost(unknown, "", 1, advance)
+        for arm, measured in cost.arms.items():
+            taken = measured.collect_s[0] + measured.update_s[0]
+            speeds[arm] = [cost.steps_per_rollout / taken]
+    return sum(run.total_steps / statistics.median(speeds[run.key[0]]) for run in left) / workers
+
+
+def write_cost(state: State, turns: int, advance: Callable[[int], None] = lambda count: None) -> Path:
+    """Measure every arm in this process, in the first scenario, and write `cost.json`."""
+    study = state.study
+    setting = study.settings[0].name
+    configs = {
+        run.key[0]: run.config
+        for run in study.runs
+        if run.key[1] == setting and run.key[2] == study.config.seeds[0]
+    }
+    ordered = {arm: configs[arm] for arm in study.config.arms}
+    write_json(state.directory / COST, measure_cost(ordered, setting, turns, advance).to_json())
+    return state.directory / COST
+
+
+def forget_failures(state: State) -> State:
+    """Take the records of failed runs away, so that they are tried again."""
+    for record in state.failed:
+        record_path(state.directory, *record.key).unlink()
+        with contextlib.suppress(FileNotFoundError):
+            rows = [row for row in _rows(state.directory) if tuple(row["key"]) != record.key]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            write_atomic(state.directory / LOG, text)
+    return replace(state, records=_done(state.study, state.directory))
+
+
+def run_directory(directory: Path, key: Key) -> Path:
+    """Where a run lies in a study directory."""
+    arm, scenario, seed = key
+    return directory / RUNS / arm / scenario / str(seed)
+
+
+def _assignment(study: Study, directory: Path, run: PlannedRun) -> Assignment:
+    evaluation, start = study.config.evaluation, run.start_from
+    arm, scenario, seed = run.key
+    return Assignment(
+        study=study.name,
+        arm=arm,
+        scenario=scenario,
+        seed=seed,
+        config=str(directory / CONFIGS / f"{run.digest}.yaml"),
+        digest=run.digest,
+        directory=str(run_directory(directory, run.key)),
+        parent=None if run.parent is None else str(run_directory(directory, run.parent)),
+        start_by=None if start is None else start.by,
+        start_steps=None if start is None else start.steps,
+        episodes=evaluation.episodes,
+        interventions=evaluation.interventions,
+        scenarios=evaluation.scenarios,
+        conditions=evaluation.conditions,
+    )
+
+
+def _done(study: Study, directory: Path) -> dict[Key, RunRecord]:
+    """Records that stand for runs of the plan.
+
+    Raises:
+        RecordError: one is of another version, or of a report seed and made with another configuration.
+    """
+    planned = {run.key: run for run in study.runs}
+    found: dict[Key, RunRecord] = {}
+    for record in read_records(directory):
+        path = record_path(directory, *record.key)
+        if record.key not in planned:
+            raise RecordError(
+                f"{path}: the study plans no such run; move the record away, or choose another --directory"
+            )
+        if record.version != durotaxis.__version__:
+            raise RecordError(
+                f"{path}: made by durotaxis {record.version}, this is {durotaxis.__version__}; their results "
+                "cannot be mixed; choose another --directory"
+            )
+        if record.config != planned[record.key].digest:
+            if study.config.purpose == REPORT:
+                raise RecordError(
+                    f"{path}: this seed was reported with another configuration ({record.config}, now "
+                    f"{planned[record.key].digest}; compare the files in {directory / CONFIGS}); seeds from "
+                    "100 on are run once: take fresh ones, such as 200 on, and another --directory"
+                )
+            continue
+        if record.status == FAILED or _has_scores(study, record):
+            found[record.key] = record
+    return found
+
+
+def _has_scores(study: Study, record: RunRecord) -> bool:
+    """Whether everything was scored that the study asks for."""
+    evaluation = study.config.evaluation
+    has_attention = record.attention is not None
+    wanted = {(record.scenario, TRAINED, "none")}
+    wanted |= {
+        (record.scenario, TRAINED, each)
+        for each in evaluation.interventions
+        if has_attention or each != "uniform"
+    }
+    wanted |= {(record.scenario, name, "none") for name in evaluation.conditions}
+    wanted |= {(name, TRAINED, "none") for name in evaluation.scenarios if name != record.scenario}
+    scored = {
+        (s.scenario, s.condition, s.intervention) for s in record.scores if s.episodes == evaluation.episodes
+    }
+    return wanted <= scored
+
+
+def _borrow(study: Study, directory: Path, place: Path) -> None:
+    """Copy records of runs made elsewhere with equal settings, perhaps under another arm's name."""
+    if not place.is_dir():
+        raise UserError(f"--records {place}: no such directory")
+    wanted = {(run.digest, run.key[1], run.key[2]): run for run in study.runs}
+    for record in read_records(place):
+        run = wanted.get((record.config, record.scenario, record.seed))
+        if run is None or record.version != durotaxis.__version__ or not _has_scores(study, record):
+            continue
+        if not record_path(directory, *run.key).exists():
+            write_record(directory, replace(record, study=study.name, arm=run.key[0]))
+
+
+def _plan(study: Study, directory: Path) -> StudyPlan:
+    config = study.config
+    known = read_plan(directory) if (directory / STUDY).exists() else None
+    first = {run.key[1]: run.config.env for run in reversed(study.runs)}
+    arms = [
+        ArmPlan(
+            name=name,
+            description=arm.description,
+            changes=dict(leaves(arm.overrides)) if arm.overrides else {},
+            tried=arm.tried,
+            start_from=None if arm.start_from is None else arm.start_from.model_dump(),
+        )
+        for name, arm in config.arms.items()
+    ]
+    scenarios = [
+        ScenarioPlan(
+            name=setting.name,
+            scenario=setting.scenario,
+            changes=dict(leaves(setting.overrides)) if setting.overrides else {},
+            is_control=setting.is_control,
+            references=_references(first[setting.name], known, setting.name),
+        )
+        for setting in study.settings
+    ]
+    env = study.runs[0].config.env
+    return StudyPlan(
+        name=study.name,
+        question=config.question,
+        purpose=config.purpose,
+        baseline=config.baseline,
+        arms=arms,
+        scenarios=scenarios,
+        seeds=config.seeds,
+        total_steps=study.total_steps,
+        episodes=config.evaluation.episodes,
+        evaluated_in={
+            name: _references(world_of(name, env), None, name) for name in config.evaluation.scenarios
+        },
+        conditions=config.evaluation.conditions,
+        interventions=config.evaluation.interventions,
+        runs=[run.plan() for run in study.runs],
+        command=shlex.join(["durotaxis", "study", "run", str(study.path)]),
+        version=durotaxis.__version__,
+    )
+
+
+def _references(env: EnvConfig, known: StudyPlan | None, name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Scores of the two policies that returns are normalised with; played where the package keeps none."""
+    kept = scenario_scores(env)
+    if kept is not None:
+        return {policy: kept[policy] for policy in NORMALISERS}
+    for scenario in known.scenarios if known is not None else ():
+        if scenario.name == name and scenario.references is not None:
+            return scenario.references
+    seeds = torch.arange(REFERENCE_EPISODES, dtype=torch.int64) + SCORE_SEED
+    return {policy: play(SCRIPTED[policy], env, seeds).summary() for policy in NORMALISERS}
+
+
+def _progress(directory: Path, study: Study, running: Mapping[Key, float]) -> list[Running]:
+    """How far every running run is, read from what it writes."""
+    shown = []
+    for key, began in running.items():
+        row = _last_row(run_directory(directory, key) / METRICS)
+        run = study.run(key)
+        shown.append(Running(run.name, row.get("step", 0), run.total_steps, row.get("success_rate"), began))
+    return shown
+
+
+def _last_row(path: Path) -> Mapping[str, Any]:
+    """The last whole line of a JSONL file that is being written; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 8192))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return {}
+    for line in reversed(lines[:-1]):
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            return row if isinstance(row, dict) else {}
+    return {}
+
+
+def _log(directory: Path, event: str, run: PlannedRun, message: str = "") -> None:
+    """Append to the study's log: what was started, finished, crashed, refused, and when."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    row = {"time": now, "event": event, "key": run.key, "config": run.digest, "message": message}
+    path = directory / LOG
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _rows(directory: Path) -> list[dict[str, Any]]:
+    path = directory / LOG
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    rows = []
+    for line in lines:
+        with contextlib.suppress(ValueError):  # the last line, cut by a kill
+            rows.append(json.loads(line))
+    return rows
+
+
+def _crashes(directory: Path) -> Counter[Key]:
+    """How often every run crashed before."""
+    rows = [row for row in _rows(directory) if row["event"] == "crashed"]
+    return Counter((row["key"][0], row["key"][1], row["key"][2]) for row in rows)
