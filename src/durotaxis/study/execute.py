@@ -61,7 +61,8 @@ class Assignment:
     parent: str | None  # run directory whose weights it begins with
     start_by: str | None  # weights, distillation
     start_steps: int | None
-    episodes: int
+    episodes: int  # in its own world
+    probe_episodes: int  # elsewhere, and under interventions
     interventions: tuple[str, ...]
     scenarios: tuple[str, ...]  # of the package, to be judged in as well
     conditions: Mapping[str, Mapping[str, Any]]
@@ -177,7 +178,9 @@ def _score(
 ) -> Score:
     config = candidate.config.model_copy(update={"env": world})
     judged = Candidate(config, candidate.policy, candidate.run, candidate.checkpoint_path, candidate.step)
-    rows = evaluate_run(judged, assignment.episodes, intervention=intervention)["episodes"]
+    own = (scenario, condition, intervention) == (assignment.scenario, TRAINED, "none")
+    count = assignment.episodes if own else assignment.probe_episodes
+    rows = evaluate_run(judged, count, intervention=intervention)["episodes"]
     returns = [row["return"] for row in rows]
     lengths = [row["length"] for row in rows if row["success"]]
     return Score(

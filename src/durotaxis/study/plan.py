@@ -38,9 +38,22 @@ class StartFrom(Config):
     """Whose training an arm goes on from: the same seed's run of another arm or scenario."""
 
     arm: str
-    scenario: str | None = None  # default: the run's own
+    scenario: str | dict[str, str] | None = None  # default: the run's own; `{own: other}` per scenario
     by: Literal["weights", "distillation"] = "weights"  # take its weights, or be taught by it first
     steps: int | None = Field(default=None, ge=1)  # of the distillation, in environment steps
+
+    @property
+    def named_scenarios(self) -> tuple[str, ...]:
+        """Every scenario it names."""
+        if isinstance(self.scenario, dict):
+            return (*self.scenario, *self.scenario.values())
+        return () if self.scenario is None else (self.scenario,)
+
+    def scenario_for(self, own: str) -> str:
+        """The scenario of the run that the one in `own` starts from."""
+        if isinstance(self.scenario, dict):
+            return self.scenario.get(own, own)
+        return own if self.scenario is None else self.scenario
 
     @model_validator(mode="after")
     def _steps_are_of_distillation(self) -> StartFrom:
@@ -70,12 +83,18 @@ class ScenarioEntry(Config):
 class EvaluationConfig(Config):
     """What is scored when a run has finished."""
 
-    episodes: int = Field(default=100, ge=2)  # held-out episodes of each score
+    episodes: int = Field(default=100, ge=2)  # held-out episodes in the world of the training
+    probe_episodes: int | None = Field(default=None, ge=2)  # of each score besides; default as many
     interventions: tuple[Intervention, ...] = ()  # R zero or of another colony; attention uniform
     scenarios: tuple[str, ...] = ()  # besides the run's own
     conditions: dict[str, dict[str, Any]] = Field(
         default_factory=dict
     )  # name -> changes of `env` under which it is judged, too
+
+    @property
+    def num_probe(self) -> int:
+        """Episodes of each score besides the first."""
+        return self.episodes if self.probe_episodes is None else self.probe_episodes
 
     @field_validator("scenarios")
     @classmethod
@@ -197,10 +216,9 @@ class StudyConfig(Config):
                 continue
             if start.arm not in self.arms:
                 raise KeyedError(f"arms.{name}.start_from.arm", _unknown("arm", start.arm, self.arms))
-            if start.scenario is not None and start.scenario not in names:
-                raise KeyedError(
-                    f"arms.{name}.start_from.scenario", _unknown("scenario", start.scenario, names)
-                )
+            for other in start.named_scenarios:
+                if other not in names:
+                    raise KeyedError(f"arms.{name}.start_from.scenario", _unknown("scenario", other, names))
         return self
 
     @model_validator(mode="after")
@@ -424,7 +442,7 @@ def _resolve(
     key = (arm, setting.name, seed)
     if start is None:
         return PlannedRun(key, root, digest_of(root), None, None)
-    parent = (start.arm, start.scenario or setting.name, seed)
+    parent = (start.arm, start.scenario_for(setting.name), seed)
     if parent == key:
         raise UserError(f"{file}: arm {arm} would start from itself on {setting.name}; name another scenario")
     # A parent in a later scenario is resolved for its digest alone.

@@ -409,6 +409,7 @@ def _assignment(study: Study, directory: Path, run: PlannedRun) -> Assignment:
         start_by=None if start is None else start.by,
         start_steps=None if start is None else start.steps,
         episodes=evaluation.episodes,
+        probe_episodes=evaluation.num_probe,
         interventions=evaluation.interventions,
         scenarios=evaluation.scenarios,
         conditions=evaluation.conditions,
@@ -451,17 +452,16 @@ def _has_scores(study: Study, record: RunRecord) -> bool:
     """Whether everything was scored that the study asks for."""
     evaluation = study.config.evaluation
     has_attention = record.attention is not None
-    wanted = {(record.scenario, TRAINED, "none")}
-    wanted |= {
+    probes: set[tuple[str, str, str]] = {
         (record.scenario, TRAINED, each)
         for each in evaluation.interventions
         if has_attention or each != "uniform"
     }
-    wanted |= {(record.scenario, name, "none") for name in evaluation.conditions}
-    wanted |= {(name, TRAINED, "none") for name in evaluation.scenarios if name != record.scenario}
-    scored = {
-        (s.scenario, s.condition, s.intervention) for s in record.scores if s.episodes == evaluation.episodes
-    }
+    probes |= {(record.scenario, name, "none") for name in evaluation.conditions}
+    probes |= {(name, TRAINED, "none") for name in evaluation.scenarios if name != record.scenario}
+    wanted = {(*probe, evaluation.num_probe) for probe in probes}
+    wanted.add((record.scenario, TRAINED, "none", evaluation.episodes))
+    scored = {(s.scenario, s.condition, s.intervention, s.episodes) for s in record.scores}
     return wanted <= scored
 
 
