@@ -10,8 +10,10 @@ import dataclasses
 import os
 import platform
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -190,8 +192,6 @@ class _PeakOfTensors(TorchDispatchMode):
 
     def hold(self, values: Any) -> None:
         """Count these tensors until they are freed."""
-        import weakref
-
         for leaf in tree_leaves(values):
             if not isinstance(leaf, torch.Tensor):
                 continue
@@ -217,7 +217,7 @@ def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        lines = open("/proc/cpuinfo", encoding="utf-8").read().splitlines()  # noqa: SIM115
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
