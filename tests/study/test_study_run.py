@@ -215,7 +215,7 @@ def test_equal_runs_are_borrowed_under_another_name_and_others_are_not(tmp_path)
 def test_reported_seeds_are_run_once(tmp_path):
     run_study(opened(tmp_path, REPORTED), FakeLauncher())
     changed = {**REPORTED, "overrides": {"ppo": {"learning_rate": 1e-4}}}
-    with pytest.raises(RecordError, match="was reported with another configuration.*run once.*200 on"):
+    with pytest.raises(RecordError, match=r"was reported with another configuration.*run once.*200 on"):
         opened(tmp_path, changed)
 
 
@@ -239,7 +239,7 @@ def test_records_of_another_version_are_not_mixed_in(tmp_path):
     with pytest.raises(RecordError, match="not JSON"):
         opened(tmp_path, REPORTED)
     path.write_text(json.dumps({key: value for key, value in data.items() if key != "curve"}))
-    with pytest.raises(RecordError, match="not a record of this version .curve"):
+    with pytest.raises(RecordError, match=r"not a record of this version .curve"):
         opened(tmp_path, REPORTED)
 
 
@@ -289,7 +289,7 @@ def without_time(record):
 def inline(tmp_path_factory):
     """The tiny study, really made in this process: its state."""
     folder = tmp_path_factory.mktemp("inline")
-    changes = {"seeds": [0], "scenarios": ["linear"], **{"arms": TUNED["arms"]}}
+    changes = {"seeds": [0], "scenarios": ["linear"], "arms": TUNED["arms"]}
     changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
     state = opened(folder, changes)
     return run_study(state, make_launcher("inline", 1, 1))
@@ -337,7 +337,7 @@ def test_a_run_that_starts_from_another_has_its_weights_at_first(inline):
 
 def test_processes_make_the_same_records_through_a_kill_9(tmp_path, inline):
     """The study is killed while a run trains; the same command goes on, and nothing differs."""
-    changes = {"seeds": [0], "scenarios": ["linear"], **{"arms": TUNED["arms"]}}
+    changes = {"seeds": [0], "scenarios": ["linear"], "arms": TUNED["arms"]}
     changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
     file, place = write_study(tmp_path, changes), tmp_path / "study"
     command = [
@@ -372,7 +372,7 @@ def test_processes_make_the_same_records_through_a_kill_9(tmp_path, inline):
 
 def test_ray_makes_the_same_records(tmp_path, inline):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'durotaxis[ray]'")
-    changes = {"seeds": [0], "scenarios": ["linear"], **{"arms": TUNED["arms"]}}
+    changes = {"seeds": [0], "scenarios": ["linear"], "arms": TUNED["arms"]}
     changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
     state = run_study(opened(tmp_path, changes), make_launcher("ray", 1, 1))
     theirs = {key: without_time(record) for key, record in state.records.items()}

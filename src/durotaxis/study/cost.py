@@ -42,6 +42,7 @@ def measure_cost(
     scenario: str,
     turns: int,
     advance: Callable[[int], None] = lambda count: None,
+    with_memory: bool = True,
 ) -> StudyCost:
     """Time rollouts, updates and forward passes of every arm; one turn before is not counted.
 
@@ -50,6 +51,7 @@ def measure_cost(
         scenario: what the world is called.
         turns: measurements per arm.
         advance: called with 1 after every turn of every arm.
+        with_memory: measure memory, too; otherwise it is 0.
     """
     arms = {name: _Arm(config) for name, config in configs.items()}
     measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in arms}
@@ -69,7 +71,7 @@ def measure_cost(
             forward_s=forward,
             collect_s=gathered,
             update_s=learned,
-            peak_memory_mb=arm.peak_memory_mb(),
+            peak_memory_mb=arm.peak_memory_mb() if with_memory else 0.0,
         )
     first = next(iter(arms.values()))
     return StudyCost(
