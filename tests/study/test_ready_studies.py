@@ -1,0 +1,78 @@
+"""Every ready study runs, in a tiny form: one seed, one scenario or the two it needs, two rollouts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from durotaxis.env import DurotaxisEnv
+from durotaxis.records import FINISHED
+from durotaxis.study import calibrate
+from durotaxis.study.config import shipped_studies
+from durotaxis.study.launchers import make_launcher
+from durotaxis.study.plan import load_study
+from durotaxis.study.study import Selection, open_study, run_study
+
+SHORT = (
+    "seeds=[0]",
+    "evaluation.episodes=2",
+    "evaluation.probe_episodes=2",
+    "overrides.training={total_steps: 32, evaluate_every: 0}",
+    "overrides.ppo.num_colonies=4",
+    "overrides.ppo.rollout_steps=4",
+    "overrides.ppo.num_epochs=1",
+    "overrides.ppo.num_minibatches=2",
+    "overrides.env.max_steps=4",
+    "overrides.env.max_nodes=30",
+    "overrides.monitor.tensorboard=false",
+    "overrides.encoder={num_layers: 1, hidden_dim: 16}",
+)
+OWN = {
+    "pretrain-then-wsa": ["arms.taught.start_from.steps=16", "arms.taught.overrides.training.total_steps=16"],
+    "ptm-curriculum": [
+        f"arms.{arm}.overrides.actor_critic.wsa_config.ptms.{i}.{key}={value}"
+        for arm in ("cnn-first", "gnn-first")
+        for i in (1, 2)
+        for key, value in (("enters_at", 16), ("ramp_steps", 0))
+    ],
+    "unfreeze": ["arms.unfrozen.overrides.actor_critic.wsa_config.ptms.0.unfreeze_at=16"],
+    "robustness": ["vary={ppo.learning_rate: [1e-3, 1e-4]}"],
+    "temperature-and-heads": [],
+}
+BOTH = ("transfer", "robustness")
+"""Studies that need more than their first scenario."""
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch):
+    """Statistics of random models from the first pictures of 32 colonies, repeated: good enough to run."""
+
+    def first_observations(env, seed, device):
+        world = DurotaxisEnv(env, calibrate.NUM_COLONIES, device)
+        return [world.reset(torch.arange(calibrate.NUM_COLONIES))] * 16
+
+    monkeypatch.setattr(calibrate, "random_observations", first_observations)
+
+
+def run_tiny(name, folder, arms):
+    study = load_study(name, [*SHORT, *OWN.get(name, [])])
+    scenarios = None if name in BOTH else (study.settings[0].name,)
+    state = open_study(study, folder, Selection(arms=arms, scenarios=scenarios))
+    wanted = {run.key for run in state.left}
+    state = run_study(state, make_launcher("inline", 1, 1))
+    assert set(state.records) == wanted
+    assert {record.status for record in state.records.values()} == {FINISHED}, state.failed
+    return state
+
+
+@pytest.mark.parametrize("name", sorted(shipped_studies()))
+def test_a_ready_study_runs(tmp_path, name):
+    """Its baseline and its last arm, with what they start from."""
+    arms = list(load_study(name, [*SHORT, *OWN.get(name, [])]).config.arms)
+    run_tiny(name, tmp_path, (arms[0], arms[-1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(shipped_studies()))
+def test_a_ready_study_runs_with_all_its_arms(tmp_path, name):
+    run_tiny(name, tmp_path, None)
