@@ -54,6 +54,8 @@ from durotaxis.analysis.study_results import (
     helps_table,
     improvement_rows,
     interventions_table,
+    learning_table,
+    ratios_table,
     results_table,
     runs_table,
     scenarios_table,
@@ -281,7 +283,7 @@ def _banners(study: Study) -> list[Banner]:
         named = [f"{_name(run.key)}: {run.error or 'no reason recorded'}" for run in study.failed]
         found.append(
             Banner(
-                f"{len(study.failed)} runs failed. They are counted at the level of the random policy, not dropped.",
+                f"{_count(len(study.failed), 'run')} failed, counted at the level of the random policy, not dropped.",
                 _capped(named),
             )
         )
@@ -307,11 +309,15 @@ def _mixtures(study: Study) -> list[Banner]:
     ):
         values = differing(study, of)
         if len(values) > 1:
-            each = [f"{'unknown' if value == 'None' else value}: {count} runs" for value, count in values.items()]
+            each = [f"{'unknown' if value == 'None' else value}: {_count(count, 'run')}" for value, count in values.items()]
             found.append(Banner(f"The records are of different {what}.", each))
         elif what == "commits" and "(modified)" in next(iter(values), ""):
             found.append(Banner("The source had been changed since the commit that the records name."))
     return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _name(key: tuple[str, str, int]) -> str:
@@ -373,7 +379,8 @@ def _main(study: Study) -> Section:
             f" The normalised return is undefined in {', '.join(undefined)}; there, success rate and front "
             "progress stand."
         )
-    tables = [results_table(study), *([differences_table(study)] if study.others else [])]
+    against = [differences_table(study), ratios_table(study)] if study.others else []
+    tables = [results_table(study), *against[:1], learning_table(study), *against[1:]]
     more = deterministic_table(study)
     return Section("results", "Results", [*tables, *_tables(more)], [text], in_short=True)
 
@@ -635,6 +642,7 @@ def _write_figure(picture: Picture, out: Path, formats: Sequence[str]) -> list[P
     with mpl.rc_context(STUDY_STYLE):
         for path in paths:
             written(picture.figure, path)
+            picture.figure.set_layout_engine("none")  # it stays as it was laid out for the first
     return paths
 
 

@@ -71,12 +71,16 @@ def styled(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
 
 def band(study: Study, arm: str, scenario: str, measure: Measure) -> tuple[np.ndarray, list[Estimate]]:
     """Mean over runs at GRID steps with pointwise 95 % t intervals over seeds."""
-    grid = np.linspace(0, study.plan.total_steps, GRID + 1)[1:]
-    curves = [study.curve(run, measure) for run in study.runs(arm, scenario)]
-    rows = [np.interp(grid, steps, values) for steps, values in curves if len(steps)]
-    if not rows:
-        return grid[:0], []
-    return grid, [mean_interval(column.tolist()) for column in np.stack(rows, 1)]
+    runs = study.runs(arm, scenario)
+    curves = [curve for run in runs if len((curve := study.curve(run, measure))[0])]
+    if not curves:
+        return np.zeros(0), []
+    # Only where all of them have begun and none has ended; the one point of a failed run is a level.
+    spans = [steps for steps, _ in curves if len(steps) > 1] or [np.array([0.0, study.plan.total_steps])]
+    start, end = max(steps[0] for steps in spans), min(steps[-1] for steps in spans)
+    grid = np.linspace(min(start, end), max(start, end), GRID)
+    rows = np.stack([np.interp(grid, steps, values) for steps, values in curves])
+    return grid, [mean_interval(column.tolist()) for column in rows.T]
 
 
 @styled
@@ -85,7 +89,7 @@ def learning_curves(study: Study, measure: Measure) -> Figure | None:
     names = [name for name in study.scenarios if any(len(band(study, a, name, measure)[0]) for a in study.arms)]
     if not names:
         return None
-    figure, panels = _panels(len(names), 2.5, sharex=True)
+    figure, panels = _panels(len(names), 2.4, sharex=True, sharey=True)
     for axes, name in zip(panels, names, strict=True):
         for arm in study.arms:
             grid, line = band(study, arm, name, measure)
@@ -97,6 +101,7 @@ def learning_curves(study: Study, measure: Measure) -> Figure | None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlim(0, study.plan.total_steps)
         axes.set_ylabel(HEADING[measure])
+        axes.axhline(0, color=GREY, linewidth=0.8)
         if measure != "normalised_return":
             axes.set_ylim(-0.03, 1.03)
         axes.yaxis.set_major_locator(MaxNLocator(5))

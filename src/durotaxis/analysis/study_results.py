@@ -34,7 +34,7 @@ from durotaxis.analysis.claims import (
 )
 from durotaxis.analysis.scores import Statistic, aggregate, difference, paired_effect
 from durotaxis.analysis.stats import NOTHING, Estimate, mean_interval, spread, wilson
-from durotaxis.analysis.study import HEADING, OWN, NoScale, Selection, Study, score_of
+from durotaxis.analysis.study import HEADING, OWN, Measure, NoScale, Selection, Study, score_of
 from durotaxis.analysis.study_figures import improvement, shares
 from durotaxis.analysis.study_tables import Cell, Column, Mark, Table
 from durotaxis.records import FAILED, FINISHED, TRAINED, ArmCost
@@ -82,7 +82,7 @@ def arms_table(study: Study) -> Table:
         changes = "; ".join(part for part in (_changes(arm.changes), begins and f"starts from {begins}") if part)
         rows.append(
             [
-                name + (" (baseline)" if name == study.plan.baseline else ""),
+                name + (" (baseline)" if name == study.plan.baseline != "baseline" else ""),
                 arm.description,
                 changes or "nothing",
                 len(arm.tried),
@@ -138,53 +138,70 @@ def scenarios_table(study: Study) -> Table:
 
 
 def results_table(study: Study) -> Table:
-    """Every arm in every scenario and over those that count, each number with its interval."""
-    rows: list[list[Cell]] = []
-    for place, scenarios in _places(study):
-        for arm in study.arms:
-            rows.append([place, arm, *_result(study, arm, scenarios)])
+    """Final scores of every arm in every scenario, and over those that count."""
+    returns = held_out(study, "normalised_return")
+    success = held_out(study, "success_rate")
+    rows: list[list[Cell]] = [
+        [
+            place,
+            arm,
+            sum(len(study.runs(arm, name)) for name in scenarios),
+            _of(returns, arm, scenarios, "iqm"),
+            _of(returns, arm, scenarios, "mean"),
+            _of(returns, arm, scenarios, "median") if len(scenarios) > 1 else None,
+            _of(success, arm, scenarios, "mean"),
+            _pooled_success(study, arm, scenarios),
+        ]
+        for place, scenarios in _places(study)
+        for arm in study.arms
+    ]
     columns = [
         Column("scenario"),
         Column("arm"),
         Column("runs"),
         Column("normalised return, IQM", is_estimate=True),
-        Column("mean", is_estimate=True),
-        Column("median", is_estimate=True),
+        Column("its mean", is_estimate=True),
+        Column("its median", is_estimate=True),
         Column("success rate, over seeds", is_estimate=True),
         Column("success rate, over episodes", is_estimate=True),
+    ]
+    note = (
+        "95 % intervals over seeds: the unit is the run. Only 'over episodes' (Wilson) takes episodes as "
+        "independent; it is too short for a claim about arms. The median is over scenarios. Failed runs count as "
+        "random."
+    )
+    return Table("results", "Final scores", columns, rows, note)
+
+
+def learning_table(study: Study) -> Table:
+    """How fast every arm learns, how far the front gets, and how much runs differ."""
+    rows: list[list[Cell]] = []
+    for place, scenarios in _places(study):
+        for arm in study.arms:
+            reached = [value for name in scenarios for value in study.steps_to_level(arm, name).values()]
+            final = _tasks(held_out(study, study.measure(scenarios[0])), arm, scenarios)
+            rows.append(
+                [
+                    place,
+                    arm,
+                    _of(held_out(study, "front_progress"), arm, scenarios, "mean"),
+                    _of(study.areas, arm, scenarios, "mean"),
+                    _of(study.steps_below_level, arm, scenarios, "mean"),
+                    f"{sum(value is None for value in reached)} of {len(reached)}" if reached else None,
+                    spread(final[0]) if len(final) == 1 else None,
+                ]
+            )
+    columns = [
+        Column("scenario"),
+        Column("arm"),
         Column("front progress", is_estimate=True),
         Column("area under the curve", is_estimate=True),
         Column("steps to the baseline's final score", 0, is_estimate=True),
         Column("never reached it"),
-        Column("spread over seeds", 3, is_estimate=True),
+        Column("spread of final scores over seeds", 3, is_estimate=True),
     ]
-    note = (
-        "95 % intervals. The unit is the run: only 'over episodes' (Wilson) takes episodes as independent, and "
-        "is too short for a claim about arms. The median is over scenarios. A run that never reached the "
-        "baseline's final score counts with all its steps. Failed runs count as random."
-    )
-    return Table("results", "Final scores, learning and spread", columns, rows, note)
-
-
-def _result(study: Study, arm: str, scenarios: Sequence[str]) -> list[Cell]:
-    is_one = len(scenarios) == 1
-    returns = held_out(study, "normalised_return")
-    reached = [value for name in scenarios for value in study.steps_to_level(arm, name).values()]
-    runs = [run for name in scenarios for run in study.runs(arm, name)]
-    final = _tasks(held_out(study, study.measure(scenarios[0])), arm, scenarios[:1])
-    return [
-        len(runs),
-        _of(returns, arm, scenarios, "iqm"),
-        _of(returns, arm, scenarios, "mean"),
-        None if is_one else _of(returns, arm, scenarios, "median"),
-        _of(held_out(study, "success_rate"), arm, scenarios, "mean"),
-        _pooled_success(study, arm, scenarios),
-        _of(held_out(study, "front_progress"), arm, scenarios, "mean"),
-        _of(study.areas, arm, scenarios, "mean"),
-        _of(study.steps_below_level, arm, scenarios, "mean"),
-        f"{sum(value is None for value in reached)} of {len(reached)}" if reached else None,
-        spread(final[0]) if is_one and final else None,
-    ]
+    note = "95 % intervals over seeds. A run that never reached the baseline's final score counts with all its steps."
+    return Table("learning", "Learning and spread", columns, rows, note)
 
 
 def _pooled_success(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
@@ -198,59 +215,76 @@ def _pooled_success(study: Study, arm: str, scenarios: Sequence[str]) -> Estimat
 
 
 def differences_table(study: Study) -> Table:
-    """Every arm against the baseline, paired by seed."""
+    """Final scores of every arm less the baseline's, paired by seed."""
     rows: list[list[Cell]] = []
     for place, scenarios in _places(study):
         for arm in study.others:
-            rows.append([place, arm, *_differences(study, arm, scenarios)])
+            final = held_out(study, _common_measure(study, scenarios))
+            both = paired(study.plan.baseline, arm, scenarios, final)
+            effect = paired_effect(*both) if both and all(len(task) > 1 for task in both[0]) else None
+            rows.append(
+                [
+                    place,
+                    arm,
+                    _gap(study, arm, scenarios, final, "iqm"),
+                    _gap(study, arm, scenarios, final, "mean"),
+                    effect.hedges_g if effect else None,
+                    effect.rank_biserial if effect else None,
+                    improvement(study, arm, scenarios),
+                    _gap(study, arm, scenarios, held_out(study, "success_rate"), "mean"),
+                ]
+            )
     columns = [
         Column("scenario"),
         Column("arm"),
-        Column("difference in final score, IQM", is_estimate=True, is_signed=True),
-        Column("mean", is_estimate=True, is_signed=True),
-        Column("Hedges' g, paired", is_signed=True),
-        Column("rank-biserial", is_signed=True),
-        Column("success rate", is_estimate=True, is_signed=True),
-        Column("front progress", is_estimate=True, is_signed=True),
-        Column("area, ratio", is_estimate=True),
-        Column("steps, ratio", is_estimate=True),
-        Column("spread, ratio", is_estimate=True),
+        Column("final score, IQM", is_estimate=True, is_signed=True),
+        Column("its mean", is_estimate=True, is_signed=True),
+        Column("Hedges' g"),
+        Column("rank-biserial"),
         Column("P(better)", is_estimate=True),
+        Column("success rate", is_estimate=True, is_signed=True),
     ]
+    other = [name for name in study.scenarios if study.measure(name) != study.main_measure]
     note = (
-        f"Arm less {study.plan.baseline}, or over it, at seeds that both have; 95 % intervals, none corrected for "
-        f"the {len(rows)} rows. The final score is the {HEADING[study.main_measure]}"
-        + (
-            "; the success rate in " + ", ".join(other)
-            if (other := [n for n in study.scenarios if study.measure(n) != study.main_measure])
-            else ""
-        )
-        + "."
+        f"Arm less {study.plan.baseline} at seeds that both have; 95 % intervals over seeds, none corrected for the "
+        f"number of rows ({len(rows)}). The final score is the {HEADING[study.main_measure]}"
+        f"{'; the success rate in ' + ', '.join(other) if other else ''}."
     )
-    return Table("differences", f"Differences to {study.plan.baseline}", columns, rows, note)
+    return Table("differences", f"Final scores, difference to {study.plan.baseline}", columns, rows, note)
 
 
-def _differences(study: Study, arm: str, scenarios: Sequence[str]) -> list[Cell]:
-    measure = study.main_measure if len(scenarios) > 1 else study.measure(scenarios[0])
-    final = held_out(study, measure)
-    both = paired(study.plan.baseline, arm, scenarios, final)
-    effect = paired_effect(*both) if both and all(len(task) > 1 for task in both[0]) else None
-
-    def gap(values: PerRun, statistic: Statistic) -> Estimate:
-        return compare(study, arm, scenarios, values, lambda a, b: difference(a, b, statistic))
-
-    return [
-        gap(final, "iqm"),
-        gap(final, "mean"),
-        effect.hedges_g if effect else None,
-        effect.rank_biserial if effect else None,
-        gap(held_out(study, "success_rate"), "mean"),
-        gap(held_out(study, "front_progress"), "mean"),
-        area_ratio(study, arm, scenarios),
-        steps_ratio(study, arm, scenarios),
-        spread_of(study, arm, scenarios),
-        improvement(study, arm, scenarios),
+def ratios_table(study: Study) -> Table:
+    """Learning and spread of every arm over the baseline's."""
+    rows: list[list[Cell]] = [
+        [
+            place,
+            arm,
+            _gap(study, arm, scenarios, held_out(study, "front_progress"), "mean"),
+            area_ratio(study, arm, scenarios),
+            steps_ratio(study, arm, scenarios),
+            spread_of(study, arm, scenarios),
+        ]
+        for place, scenarios in _places(study)
+        for arm in study.others
     ]
+    columns = [
+        Column("scenario"),
+        Column("arm"),
+        Column("front progress, difference", is_estimate=True, is_signed=True),
+        Column("area, ratio", is_estimate=True),
+        Column("steps to the baseline's final score, ratio", is_estimate=True),
+        Column("spread over seeds, ratio", is_estimate=True),
+    ]
+    note = "95 % intervals over seeds. No ratio is given where the baseline's number may be 0."
+    return Table("ratios", f"Learning and spread, against {study.plan.baseline}", columns, rows, note)
+
+
+def _common_measure(study: Study, scenarios: Sequence[str]) -> Measure:
+    return study.main_measure if len(scenarios) > 1 else study.measure(scenarios[0])
+
+
+def _gap(study: Study, arm: str, scenarios: Sequence[str], values: PerRun, statistic: Statistic) -> Estimate:
+    return compare(study, arm, scenarios, values, lambda a, b: difference(a, b, statistic))
 
 
 def helps_table(study: Study, effects: Sequence[Comparison]) -> Table:
@@ -287,7 +321,7 @@ def helps_table(study: Study, effects: Sequence[Comparison]) -> Table:
     )
     if has_conditions:
         note += " Returns under a condition are in the unit of the world as it was trained in."
-    return Table("helps", "Where it helps, is neutral, or hurts", columns, rows, note)
+    return Table("helps", f"Arms against {study.plan.baseline}", columns, rows, note)
 
 
 def _under(study: Study, effect: Comparison) -> PerRun:
@@ -327,7 +361,7 @@ def goals_table(verdicts: Sequence[Verdict]) -> Table:
         "time). Not met: the whole interval falls short of the target. Undecided otherwise. The second condition "
         "stands in for the first."
     )
-    return Table("goal", "The goal", columns, rows, note)
+    return Table("goal", "Conditions of the goal", columns, rows, note)
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> Table:
@@ -343,7 +377,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> Table:
         "Held: the whole 95 % interval lies on the claim's side; not held: the whole interval lies on the other; "
         "undecided otherwise. Shares and ratios, no percent: 0.10 is 10 %."
     )
-    return Table("claims", "The guide's claims", columns, rows, note)
+    return Table("claims", "Claims, held or not", columns, rows, note)
 
 
 # Beyond the main comparison
@@ -372,11 +406,10 @@ def deterministic_table(study: Study) -> Table | None:
 def interventions_table(study: Study) -> Table | None:
     """What tampering with the representation at evaluation costs trained agents."""
     rows: list[list[Cell]] = []
-    for arm in study.arms:
-        for intervention in study.plan.interventions:
-            where = Selection(intervention=intervention)
-            for place, scenarios in _places(study):
-                gap = _drop(study, arm, scenarios, where)
+    for place, scenarios in _places(study):
+        for arm in study.arms:
+            for intervention in study.plan.interventions:
+                gap = _drop(study, arm, scenarios, Selection(intervention=intervention))
                 if gap.mean is not None:
                     rows.append([place, arm, intervention, gap, mark(_needed(gap))])
     columns = [
@@ -395,7 +428,7 @@ def interventions_table(study: Study) -> Table | None:
 def _drop(study: Study, arm: str, scenarios: Sequence[str], where: Selection) -> Estimate:
     """Change of scores by an intervention; failed runs have no agent to tamper with."""
     failed = {run.key for run in study.failed}
-    measure = study.main_measure if len(scenarios) > 1 else study.measure(scenarios[0])
+    measure = _common_measure(study, scenarios)
 
     def values(kind: str, name: str) -> Mapping[int, float]:
         found = study.values(arm, name, measure, where if kind == "tampered" else OWN)
@@ -416,7 +449,7 @@ def transfer_table(study: Study) -> Table | None:
     for name in study.scenarios:
         for world in worlds:
             where = Selection(scenario=world)
-            measure = study.measure(world) if world in study.scenarios else _foreign_measure(study, world)
+            measure = _measure_in(study, world)
             for arm in study.arms:
                 own = _of(held_out(study, measure, where), arm, [name], "mean")
                 if own.mean is None:
@@ -440,7 +473,7 @@ def transfer_table(study: Study) -> Table | None:
     return Table("transfer", "Judged elsewhere, without more training", columns, rows) if rows else None
 
 
-def _foreign_measure(study: Study, world: str) -> Any:
+def _measure_in(study: Study, world: str) -> Measure:
     return "success_rate" if isinstance(study.scale(world), NoScale) else "normalised_return"
 
 
@@ -482,7 +515,7 @@ def settings_table(study: Study) -> Table | None:
         "Spread: standard deviation of one seed's final scores over settings, mean over seeds. It holds the "
         "scatter of single runs too. Worst and best were chosen by the same runs that are shown."
     )
-    return Table("settings", "Robustness over settings", columns, rows, note) if rows else None
+    return Table("settings", "Scores over settings", columns, rows, note) if rows else None
 
 
 # Attention and cost
@@ -513,7 +546,7 @@ def attention_table(study: Study) -> Table | None:
         Column("effective number of models", is_estimate=True),
     ]
     note = "Mean over runs with 95 % intervals over runs (all scenarios); phases over the last tenth of training."
-    return Table("attention", "Attention shares", columns, rows, note) if rows else None
+    return Table("attention", "Shares at the end", columns, rows, note) if rows else None
 
 
 def _model_names(study: Study) -> list[str]:
