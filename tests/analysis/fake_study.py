@@ -34,8 +34,20 @@ from durotaxis.records import (
 
 RANDOM, DELETE_LEFT = -2.5, 5.5
 REFERENCES = {
-    "random": {"episodes": 1000, "return_mean": RANDOM, "return_se": 0.02, "success_rate": 0.0, "front_progress": 0.1},
-    "delete-left": {"episodes": 1000, "return_mean": DELETE_LEFT, "return_se": 0.05, "success_rate": 1.0, "front_progress": 1.0},
+    "random": {
+        "episodes": 1000,
+        "return_mean": RANDOM,
+        "return_se": 0.02,
+        "success_rate": 0.0,
+        "front_progress": 0.1,
+    },
+    "delete-left": {
+        "episodes": 1000,
+        "return_mean": DELETE_LEFT,
+        "return_se": 0.05,
+        "success_rate": 1.0,
+        "front_progress": 1.0,
+    },
 }
 BASE = {"moat": 0.4, "patches": 0.5, "stripes": 0.6, "linear": 0.9}
 TRUTH = {"moat": 0.3, "patches": 0.0, "stripes": -0.3, "linear": 0.0}
@@ -153,7 +165,10 @@ def record(study: StudyPlan, run: RunPlan, noise: float = 0.05, failed: bool = F
     has_models = run.arm.startswith("wsa")
     scores = [score(rng, value, run.scenario)]
     scores += [score(rng, value - 0.05, run.scenario, deterministic=True)]
-    scores += [score(rng, value - 0.1 * k, run.scenario, condition=name) for k, name in enumerate(study.conditions, 1)]
+    scores += [
+        score(rng, value - 0.1 * k, run.scenario, condition=name)
+        for k, name in enumerate(study.conditions, 1)
+    ]
     scores += [score(rng, value - 0.2, name) for name in study.evaluated_in if name != run.scenario]
     if has_models:
         scores += [score(rng, value - 0.25, run.scenario, intervention=name) for name in study.interventions]

@@ -97,7 +97,7 @@ def word_of(gap: Estimate) -> str:
         return HELPS
     if gap.high < 0:
         return HURTS
-    return NEUTRAL if -MARGIN < gap.low and gap.high < MARGIN else UNDECIDED
+    return NEUTRAL if gap.low > -MARGIN and gap.high < MARGIN else UNDECIDED
 
 
 def effects(study: Study) -> list[Comparison]:
@@ -145,7 +145,9 @@ def steps_ratio(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
 def spread_of(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
     """Standard deviation of final scores over seeds, arm over baseline."""
     values = held_out(study, study.main_measure)
-    both = [[np.array(list(values(name, s).values())) for s in scenarios] for name in (study.plan.baseline, arm)]
+    both = [
+        [np.array(list(values(name, s).values())) for s in scenarios] for name in (study.plan.baseline, arm)
+    ]
     if not scenarios or any(len(task) < 2 for tasks in both for task in tasks):
         return NOTHING
     return spread_ratio(*both)
@@ -239,8 +241,8 @@ def _never(study: Study, arm: str, scenarios: Sequence[str]) -> str:
     for name in (arm, study.plan.baseline):
         reached = [v for scenario in scenarios for v in study.steps_to_level(name, scenario).values()]
         if lacking := sum(value is None for value in reached):
-            parts.append(f"{lacking} of {len(reached)} runs of {name} never reached it and count with all steps")
-    return f"; {'; '.join(parts)}" if parts else ""
+            parts.append(f"{lacking} of {len(reached)} runs of {name}")
+    return f"; never reached by {', '.join(parts)}" if parts else ""
 
 
 # Costs
@@ -442,9 +444,7 @@ def _redundancy(study: Study, arm: str) -> Verdict:
     """Whether an arm stands one of its models being useless: it loses less than MARGIN."""
     estimate = NOTHING
     if arm + USELESS in study.arms:
-        both = paired(
-            arm, arm + USELESS, study.main_scenarios, held_out(study, study.main_measure)
-        )
+        both = paired(arm, arm + USELESS, study.main_scenarios, held_out(study, study.main_measure))
         estimate = _iqm_gap(*both) if both else NOTHING
     return _judge(
         "Redundancy when one model is useless",

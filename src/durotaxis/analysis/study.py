@@ -153,9 +153,7 @@ class Study:
 
     @cached_property
     def _counting(self) -> tuple[str, ...]:
-        return (
-            tuple(name for name in self.scenarios if not self.scenario(name).is_control) or self.scenarios
-        )
+        return tuple(name for name in self.scenarios if not self.scenario(name).is_control) or self.scenarios
 
     def values(self, arm: str, scenario: str, measure: Measure, where: Selection = OWN) -> PerSeed:
         """One number per run: a held-out score.
@@ -192,7 +190,9 @@ class Study:
         Empty where no episode ended, or the normalised return is undefined.
         """
         if run.status == FAILED:
-            return np.array([float(self.plan.total_steps)]), np.array([self._of_random(run.scenario, measure)])
+            return np.array([float(self.plan.total_steps)]), np.array(
+                [self._of_random(run.scenario, measure)]
+            )
         steps = np.array(run.curve["step"], dtype=float)
         if measure != "normalised_return":
             return steps, np.array(run.curve[measure], dtype=float)
@@ -329,7 +329,8 @@ def _require_plan(path: Path, plan: StudyPlan, records: Mapping[Key, RunRecord])
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise RecordError(
-            f"{len(wrong)} of {len(records)} records do not belong to {path / STUDY}; remove them, or make the "
+            f"{len(wrong)} of {len(records)} records do not belong to {path / STUDY}; remove them, or make "
+            "the "
             f"runs again: {'; '.join(wrong[:SHOWN])}{more}"
         )
 
@@ -366,6 +367,7 @@ def _require_complete(path: Path, plan: StudyPlan, missing: Sequence[RunPlan], a
         named = ", ".join("/".join(map(str, run.key)) for run in missing[: 2 * SHOWN])
         more = f" and {len(missing) - 2 * SHOWN} more" if len(missing) > 2 * SHOWN else ""
         raise RecordError(
-            f"{path}: {len(missing)} of {len(plan.runs)} runs have no record: {named}{more}; finish the study, "
+            f"{path}: {len(missing)} of {len(plan.runs)} runs have no record: {named}{more}; finish the "
+            "study, "
             "or report it as it stands with --partial"
         )

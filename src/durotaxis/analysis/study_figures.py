@@ -1,4 +1,4 @@
-"""Figures of a study. Arms differ in colour, line style and marker, so that none of them alone has to carry it.
+"""Figures of a study. Arms differ in colour, line style and marker, so that none alone has to carry it.
 
 Every function returns a figure that nothing has been written of, or None where the study has nothing to draw.
 """
@@ -41,13 +41,15 @@ def _marker(study: Study, arm: str) -> str:
     return MARKERS[study.arms.index(arm) % len(MARKERS)]
 
 
-def _panels(count: int, height: float, **share: bool) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
     """At most two panels side by side."""
     columns = min(2, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(7.8 if columns == 2 else 5.4, rows * height + 0.4), dpi=150, layout="constrained")
+    figure = Figure(
+        figsize=(7.8 if columns == 2 else 5.4, rows * height + 0.4), dpi=150, layout="constrained"
+    )
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, columns, squeeze=False, **share).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).flat)
     for spare in axes[count:]:
         spare.remove()
     return figure, axes[:count]
@@ -86,17 +88,19 @@ def band(study: Study, arm: str, scenario: str, measure: Measure) -> tuple[np.nd
 @styled
 def learning_curves(study: Study, measure: Measure) -> Figure | None:
     """Training curves, one panel per scenario: mean over runs and pointwise 95 % interval over seeds."""
-    names = [name for name in study.scenarios if any(len(band(study, a, name, measure)[0]) for a in study.arms)]
+    names = [
+        name for name in study.scenarios if any(len(band(study, a, name, measure)[0]) for a in study.arms)
+    ]
     if not names:
         return None
-    figure, panels = _panels(len(names), 2.4, sharex=True, sharey=True)
+    figure, panels = _panels(len(names), 2.4, share=True)
     for axes, name in zip(panels, names, strict=True):
         for arm in study.arms:
             grid, line = band(study, arm, name, measure)
             if not len(grid):
                 continue
             _fill(axes, grid, line, color=_style(study, arm)["color"])
-            axes.plot(grid, [point.mean for point in line], label=arm, linewidth=1.8, **_style(study, arm))
+            axes.plot(grid, _means(line), label=arm, linewidth=1.8, **_style(study, arm))
         axes.set_title(_title(study, name))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlim(0, study.plan.total_steps)
@@ -117,6 +121,10 @@ def _fill(axes: Axes, x: np.ndarray, line: Sequence[Estimate], color: str) -> No
     if known:
         at, low, high = np.array(known, dtype=float).T
         axes.fill_between(at, low, high, color=color, alpha=0.16, linewidth=0)
+
+
+def _means(line: Sequence[Estimate]) -> np.ndarray:
+    return np.array([point.mean for point in line], dtype=float)
 
 
 def _title(study: Study, name: str) -> str:
@@ -159,9 +167,13 @@ def _whisker(axes: Axes, value: Estimate, y: float, colour: str, marker: str, la
 
 
 @styled
-def forest(study: Study, effects: Sequence[Comparison], total: Sequence[tuple[str, Estimate]]) -> Figure | None:
+def forest(
+    study: Study, effects: Sequence[Comparison], total: Sequence[tuple[str, Estimate]]
+) -> Figure | None:
     """Differences to the baseline with 95 % intervals, per scenario; the aggregate (IQM) below."""
-    rows = [effect for effect in effects if effect.condition == TRAINED and effect.difference.mean is not None]
+    rows = [
+        effect for effect in effects if effect.condition == TRAINED and effect.difference.mean is not None
+    ]
     names = list(dict.fromkeys(effect.scenario for effect in rows))
     if not rows:
         return None
@@ -189,7 +201,8 @@ def profiles(study: Study) -> Figure | None:
     """Share of runs that scored above each value, over the scenarios that count, with 95 % bands."""
     values = held_out(study, study.main_measure)
     scores = {
-        arm: [np.array(list(values(arm, name).values())) for name in study.main_scenarios] for arm in study.arms
+        arm: [np.array(list(values(arm, name).values())) for name in study.main_scenarios]
+        for arm in study.arms
     }
     scores = {arm: tasks for arm, tasks in scores.items() if all(len(task) for task in tasks)}
     if not scores:
@@ -201,7 +214,7 @@ def profiles(study: Study) -> Figure | None:
     for arm, tasks in scores.items():
         line = performance_profile(tasks, grid)
         _fill(axes, grid, line, color=_style(study, arm)["color"])
-        axes.plot(grid, [point.mean for point in line], label=arm, linewidth=1.8, **_style(study, arm))
+        axes.plot(grid, _means(line), label=arm, linewidth=1.8, **_style(study, arm))
     axes.set_xlabel(f"final held-out {HEADING[study.main_measure]}, x")
     axes.set_ylabel("share of runs above x")
     axes.set_ylim(-0.03, 1.03)
@@ -212,7 +225,9 @@ def profiles(study: Study) -> Figure | None:
 def improvement(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
     """Probability that a run of the arm scores higher than one of the baseline."""
     values = held_out(study, study.main_measure if len(scenarios) > 1 else study.measure(scenarios[0]))
-    both = [[np.array(list(values(name, s).values())) for s in scenarios] for name in (study.plan.baseline, arm)]
+    both = [
+        [np.array(list(values(name, s).values())) for s in scenarios] for name in (study.plan.baseline, arm)
+    ]
     if not all(len(task) for tasks in both for task in tasks):
         return Estimate(None, None, None, 0)
     return probability_of_improvement(*both)
@@ -256,14 +271,14 @@ def attention(study: Study) -> Figure | None:
             line = [mean_interval(column.tolist()) for column in weight[:, :, index].T]
             style = {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index % len(LINES)]}
             _fill(left, grid, line, color=str(style["color"]))
-            left.plot(grid, [point.mean for point in line], label=name, linewidth=1.8, **style)
+            left.plot(grid, _means(line), label=name, linewidth=1.8, **style)
         left.axhline(1 / len(names), color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
         left.set_title(f"{arm}: attention")
         left.set_ylim(0, None)
         left.legend(fontsize=8, loc="best")
         line = [mean_interval(column.tolist()) for column in effective.T]
         _fill(right, grid, line, color=INK)
-        right.plot(grid, [point.mean for point in line], color=INK, linewidth=1.6)
+        right.plot(grid, _means(line), color=INK, linewidth=1.6)
         right.axhline(len(names), color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
         right.set_title(f"{arm}: effective number of models")
         right.set_ylim(0.9, len(names) + 0.15)
@@ -299,7 +314,12 @@ def inline_svg(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'xlink:href="#{name}-')
-    for colour, value in ((INK, "var(--ink)"), (GREY, "var(--muted)"), ("#E4E7EB", "var(--grid)"), ("#FFFFFF", "none")):
+    for colour, value in (
+        (INK, "var(--ink)"),
+        (GREY, "var(--muted)"),
+        ("#E4E7EB", "var(--grid)"),
+        ("#FFFFFF", "none"),
+    ):
         svg = re.sub(colour, value, svg, flags=re.IGNORECASE)
     head, rest = svg.split(">", 1)
     head = re.sub(r'\s(width|height)="[\d.]+pt"', "", head)

@@ -37,12 +37,20 @@ from durotaxis.analysis.stats import NOTHING, Estimate, mean_interval, spread, w
 from durotaxis.analysis.study import HEADING, OWN, Measure, NoScale, Selection, Study, score_of
 from durotaxis.analysis.study_figures import improvement, shares
 from durotaxis.analysis.study_tables import Cell, Column, Mark, Table
-from durotaxis.records import FAILED, FINISHED, TRAINED, ArmCost
+from durotaxis.records import FAILED, FINISHED, ArmCost, RunRecord
 
 ALL = "all that count"
 """What the scenarios that are aggregated over are called together."""
 
-TONES = {HELPS: "good", HELD: "good", MET: "good", HURTS: "bad", NOT_HELD: "bad", NOT_MET: "bad", NOT_TESTED: "none"}
+TONES = {
+    HELPS: "good",
+    HELD: "good",
+    MET: "good",
+    HURTS: "bad",
+    NOT_HELD: "bad",
+    NOT_MET: "bad",
+    NOT_TESTED: "none",
+}
 
 
 def mark(word: str) -> Mark:
@@ -52,7 +60,7 @@ def mark(word: str) -> Mark:
 
 def _places(study: Study) -> list[tuple[str, tuple[str, ...]]]:
     """The aggregate, where there is more than one scenario to it, and every scenario."""
-    each = [(name, (name,)) for name in study.scenarios]
+    each: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in study.scenarios]
     return [(ALL, study.main_scenarios), *each] if len(study.main_scenarios) > 1 else each
 
 
@@ -79,7 +87,9 @@ def arms_table(study: Study) -> Table:
         planned = [run.key for run in study.plan.runs if run.arm == name]
         states = Counter(study.records[key].status for key in planned if key in study.records)
         begins = _changes(arm.start_from) if arm.start_from else ""
-        changes = "; ".join(part for part in (_changes(arm.changes), begins and f"starts from {begins}") if part)
+        changes = "; ".join(
+            part for part in (_changes(arm.changes), begins and f"starts from {begins}") if part
+        )
         rows.append(
             [
                 name + (" (baseline)" if name == study.plan.baseline != "baseline" else ""),
@@ -92,7 +102,16 @@ def arms_table(study: Study) -> Table:
                 sum(key not in study.records for key in planned),
             ]
         )
-    heads = ("arm", "what it is", "changes", "variants tried", "runs planned", "finished", "failed", "missing")
+    heads = (
+        "arm",
+        "what it is",
+        "changes",
+        "variants tried",
+        "runs planned",
+        "finished",
+        "failed",
+        "missing",
+    )
     return Table("arms", "Arms", [Column(head) for head in heads], rows, _tried_note(study))
 
 
@@ -122,7 +141,9 @@ def scenarios_table(study: Study) -> Table:
                 _changes(plan.changes) or "nothing",
                 "control" if plan.is_control else ("counts" if name in study.main_scenarios else "beside"),
                 *(None if end is None else float(end) for end in ends),
-                f"undefined: {scale.reason}" if isinstance(scale, NoScale) else f"± {100 * scale.error:.1f} %",
+                f"undefined: {scale.reason}"
+                if isinstance(scale, NoScale)
+                else f"± {100 * scale.error:.1f} %",
             ]
         )
     columns = [
@@ -167,7 +188,8 @@ def results_table(study: Study) -> Table:
     ]
     note = (
         "95 % intervals over seeds: the unit is the run. Only 'over episodes' (Wilson) takes episodes as "
-        "independent; it is too short for a claim about arms. The median is over scenarios. Failed runs count as "
+        "independent; it is too short for a claim about arms. The median is over scenarios. Failed runs "
+        "count as "
         "random."
     )
     return Table("results", "Final scores", columns, rows, note)
@@ -200,7 +222,7 @@ def learning_table(study: Study) -> Table:
         Column("never reached it"),
         Column("spread of final scores over seeds", 3, is_estimate=True),
     ]
-    note = "95 % intervals over seeds. A run that never reached the baseline's final score counts with all its steps."
+    note = "95 % intervals over seeds. A run that never got there counts with all its steps."
     return Table("learning", "Learning and spread", columns, rows, note)
 
 
@@ -246,7 +268,8 @@ def differences_table(study: Study) -> Table:
     ]
     other = [name for name in study.scenarios if study.measure(name) != study.main_measure]
     note = (
-        f"Arm less {study.plan.baseline} at seeds that both have; 95 % intervals over seeds, none corrected for the "
+        f"Arm less {study.plan.baseline} at seeds that both have; 95 % intervals over seeds, none "
+        "corrected for the "
         f"number of rows ({len(rows)}). The final score is the {HEADING[study.main_measure]}"
         f"{'; the success rate in ' + ', '.join(other) if other else ''}."
     )
@@ -339,7 +362,7 @@ def improvement_rows(study: Study) -> list[tuple[str, str, Estimate]]:
 
 def goals_table(verdicts: Sequence[Verdict]) -> Table:
     """The goal's conditions."""
-    rows = [
+    rows: list[list[Cell]] = [
         [
             verdict.claim,
             verdict.arm,
@@ -357,8 +380,10 @@ def goals_table(verdicts: Sequence[Verdict]) -> Table:
         Column("what was measured"),
     ]
     note = (
-        "Met: the estimate is at the target and its whole 95 % interval clear of no effect (of the limit, for "
-        "time). Not met: the whole interval falls short of the target. Undecided otherwise. The second condition "
+        "Met: the estimate is at the target and its whole 95 % interval clear of no effect (of the limit, "
+        "for "
+        "time). Not met: the whole interval falls short of the target. Undecided otherwise. The second "
+        "condition "
         "stands in for the first."
     )
     return Table("goal", "Conditions of the goal", columns, rows, note)
@@ -366,7 +391,9 @@ def goals_table(verdicts: Sequence[Verdict]) -> Table:
 
 def claims_table(verdicts: Sequence[Verdict]) -> Table:
     """The guide's claims."""
-    rows = [[v.claim, v.arm, mark(v.outcome), v.estimate, v.measured, v.how] for v in verdicts]
+    rows: list[list[Cell]] = [
+        [v.claim, v.arm, mark(v.outcome), v.estimate, v.measured, v.how] for v in verdicts
+    ]
     columns = [
         *(Column(head) for head in ("claim", "arm", "verdict")),
         Column("measured", is_estimate=True),
@@ -374,7 +401,8 @@ def claims_table(verdicts: Sequence[Verdict]) -> Table:
         Column("how it was judged"),
     ]
     note = (
-        "Held: the whole 95 % interval lies on the claim's side; not held: the whole interval lies on the other; "
+        "Held: the whole 95 % interval lies on the claim's side; not held: the whole interval lies on the "
+        "other; "
         "undecided otherwise. Shares and ratios, no percent: 0.10 is 10 %."
     )
     return Table("claims", "Claims, held or not", columns, rows, note)
@@ -392,7 +420,9 @@ def deterministic_table(study: Study) -> Table | None:
         for arm in study.arms:
             mode = _of(held_out(study, measure, where), arm, [name], "mean")
             if mode.mean is not None:
-                rows.append([name, arm, _of(held_out(study, measure), arm, [name], "mean"), mode, HEADING[measure]])
+                rows.append(
+                    [name, arm, _of(held_out(study, measure), arm, [name], "mean"), mode, HEADING[measure]]
+                )
     columns = [
         Column("scenario"),
         Column("arm"),
@@ -419,7 +449,8 @@ def interventions_table(study: Study) -> Table | None:
     ]
     note = (
         "The same trained agents, judged again with R zeroed (zero), R of another colony (shuffled) or equal "
-        "attention (uniform); change against no intervention, mean over runs that finished, 95 % interval over "
+        "attention (uniform); change against no intervention, mean over runs that finished, 95 % interval "
+        "over "
         "seeds. loses: wholly below 0; unchanged: wholly within ±0.1, the agent does not need what was taken."
     )
     return Table("interventions", "Interventions at evaluation", columns, rows, note) if rows else None
@@ -545,7 +576,7 @@ def attention_table(study: Study) -> Table | None:
         *(Column(name, is_estimate=True) for name in _model_names(study)),
         Column("effective number of models", is_estimate=True),
     ]
-    note = "Mean over runs with 95 % intervals over runs (all scenarios); phases over the last tenth of training."
+    note = "Mean and 95 % interval over runs of all scenarios; phases over the last tenth of training."
     return Table("attention", "Shares at the end", columns, rows, note) if rows else None
 
 
@@ -594,7 +625,9 @@ def cost_table(study: Study) -> Table | None:
                 own.num_parameters / base.num_parameters if base and not is_base else None,
                 own.num_trainable,
                 float(own.peak_memory_mb),
-                own.peak_memory_mb / base.peak_memory_mb if base and base.peak_memory_mb and not is_base else None,
+                own.peak_memory_mb / base.peak_memory_mb
+                if base and base.peak_memory_mb and not is_base
+                else None,
                 float(study.cost.num_nodes[arm]) if arm in study.cost.num_nodes else None,
             ]
         )
@@ -613,7 +646,8 @@ def cost_table(study: Study) -> Table | None:
     ]
     cost = study.cost
     note = (
-        f"{cost.machine}, {cost.device}, {cost.threads} thread{'s' if cost.threads != 1 else ''}, {cost.date}, "
+        f"{cost.machine}, {cost.device}, {cost.threads} thread{'s' if cost.threads != 1 else ''}, "
+        f"{cost.date}, "
         f"{cost.scenario}, {cost.colonies} colonies, rollouts of {cost.steps_per_rollout:,} steps; "
         f"{_turns(cost.arms)} turns in one process, ratios paired by turn."
     )
@@ -634,7 +668,14 @@ def speeds_table(study: Study) -> Table:
             return mean_interval([run.cost[key] * unit for run in runs if run.cost.get(key) is not None])
 
         rows.append(
-            [arm, len(runs), of("steps_per_s"), of("elapsed_s", unit=1 / 60), of("host_memory_mb"), of("num_parameters")]
+            [
+                arm,
+                len(runs),
+                of("steps_per_s"),
+                of("elapsed_s", unit=1 / 60),
+                of("host_memory_mb"),
+                _parameters(runs),
+            ]
         )
     columns = [
         Column("arm"),
@@ -642,10 +683,18 @@ def speeds_table(study: Study) -> Table:
         Column("steps per second", 0, is_estimate=True),
         Column("minutes per run", 1, is_estimate=True),
         Column("host memory, MB", 0, is_estimate=True),
-        Column("parameters", 0, is_estimate=True),
+        Column("parameters"),
     ]
     note = "Taken under whatever else the machines were doing: no ratio is made of these."
     return Table("speeds", "Cost as the runs recorded it", columns, rows, note)
+
+
+def _parameters(runs: Sequence[RunRecord]) -> Cell:
+    """The count that all runs have in common, or the range."""
+    counts = sorted({int(run.cost["num_parameters"]) for run in runs if run.cost.get("num_parameters")})
+    if not counts:
+        return None
+    return counts[0] if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
 
 # Reproducibility
@@ -657,7 +706,17 @@ def runs_table(study: Study) -> Table:
     for run in study.plan.runs:
         record = study.records.get(run.key)
         if record is None:
-            rows.append([run.arm, run.scenario, str(run.seed), Mark("missing", "bad"), *[None] * 3, run.config, *[None] * 8])
+            rows.append(
+                [
+                    run.arm,
+                    run.scenario,
+                    str(run.seed),
+                    Mark("missing", "bad"),
+                    *[None] * 3,
+                    run.config,
+                    *[None] * 8,
+                ]
+            )
             continue
         score, of = score_of(record), record.provenance
         rows.append(
@@ -685,7 +744,15 @@ def runs_table(study: Study) -> Table:
         Column("return"),
         *(
             Column(head)
-            for head in ("successes", "configuration", "commit", "torch", "device", "threads", "frozen models")
+            for head in (
+                "successes",
+                "configuration",
+                "commit",
+                "torch",
+                "device",
+                "threads",
+                "frozen models",
+            )
         ),
         Column("seconds", 0),
         Column("warnings"),
@@ -710,7 +777,11 @@ def frozen_of(provenance: Mapping[str, Any]) -> str:
     """The hash of frozen models; of each model's weights where that alone is known."""
     if provenance.get("frozen_hash"):
         return str(provenance["frozen_hash"])[:12]
-    hashes = [f"{ptm.get('name')} {str(ptm['sha256'])[:12]}" for ptm in provenance.get("ptms") or () if ptm.get("sha256")]
+    hashes = [
+        f"{ptm.get('name')} {str(ptm['sha256'])[:12]}"
+        for ptm in provenance.get("ptms") or ()
+        if ptm.get("sha256")
+    ]
     return ", ".join(hashes) or "none"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -198,7 +198,10 @@ def _is_word(table: Table, index: int) -> bool:
 
 def markdown(table: Table) -> str:
     """GitHub Markdown: title, table, note; ends with a newline."""
-    plain: Callable[[str], str] = lambda text: escape(text.replace("\n", " "), quote=False).replace("|", "\\|")  # noqa: E731
+
+    def plain(text: str) -> str:
+        return escape(text.replace("\n", " "), quote=False).replace("|", "\\|")
+
     heads, *rows = [[plain(cell) for cell in line] for line in _texts(table)]
     ruler = "|" + "".join("---|" if _is_word(table, index) else "---:|" for index in range(len(heads)))
     lines = ["| " + " | ".join(line) + " |" for line in (heads, *rows)]
