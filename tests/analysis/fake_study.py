@@ -57,9 +57,9 @@ TOTAL, BINS, EPISODES = 200_000, 20, 50
 
 
 def scenario(name: str, **changes: object) -> ScenarioPlan:
-    """A scenario of the plan; `name` may be `base/setting`."""
+    """A scenario of the plan; `name` may be `base-setting`."""
     references = changes.pop("references", REFERENCES)
-    return ScenarioPlan(name, name.split("/")[0], changes, name == "linear", references)
+    return ScenarioPlan(name, name.split("-")[0], changes, name == "linear", references)
 
 
 def plan(**changes: object) -> StudyPlan:
@@ -106,7 +106,7 @@ def hash_of(text: str) -> int:
 
 def truth_of(arm: str, place: str) -> float:
     """Expected final normalised return."""
-    base = place.split("/")[0]
+    base = place.split("-")[0]
     return BASE[base] + (TRUTH[base] if arm.startswith("wsa") else 0.0)
 
 
@@ -183,7 +183,7 @@ def record(study: StudyPlan, run: RunPlan, noise: float = 0.05, failed: bool = F
         error="the process was killed (out of memory)" if failed else None,
         steps=TOTAL // 2 if failed else TOTAL,
         episodes=BINS * 40,
-        curve=curve(rng, value, 2.0 if has_models and TRUTH[run.scenario.split("/")[0]] > 0 else 1.0),
+        curve=curve(rng, value, 2.0 if has_models and TRUTH[run.scenario.split("-")[0]] > 0 else 1.0),
         scores=() if failed else scores,
         attention=attention(rng) if has_models else None,
         warnings={"entropy_gone": 2} if run.seed == 100 else {},
