@@ -291,8 +291,8 @@ def glossary(study: Study) -> list[tuple[str, str]]:
             "scenarios, pairs "
             "resampled together, with the expanded percentiles of Hesterberg (2015). Below: Student's t "
             "(Welch, "
-            "Tukey-McLaughlin and Yuen for the IQM, Fieller for ratios, the jackknife for spreads). None "
-            "is corrected "
+            "Tukey-McLaughlin and Yuen for the IQM, Fieller for ratios, the jackknife for spreads). They are not "
+            "corrected "
             "for the number of comparisons: of 20 comparisons without a difference, one is expected to "
             "look like one.",
         ),
