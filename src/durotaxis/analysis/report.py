@@ -116,15 +116,15 @@ def write_report(
         RecordError: as `load_study`; or a file cannot be written.
     """
     loaded = load_study(study, allow_partial=allow_partial)
-    judged = Judged.of(loaded)
-    sections = [section for section in _sections(judged) if section.blocks or section.terms]
-    lines = headline(judged)
-    notes = banners(loaded)
     for folder in (out / FIGURES, out / TABLES):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecordError(f"cannot write {out}: {error.strerror}; choose another folder") from error
+    judged = Judged.of(loaded)
+    sections = [section for section in _sections(judged) if section.blocks or section.terms]
+    lines = headline(judged)
+    notes = banners(loaded)
     blocks = [block for section in sections for block in section.blocks]
     tables = [block for block in blocks if isinstance(block, Table)]
     pictures = [block for block in blocks if isinstance(block, Picture)]
@@ -165,11 +165,9 @@ def _plan(study: Study) -> Section:
     plan = study.plan
     trained = sorted(plan.seeds)
     text = (
-        f"{len(study.arms)} arms, {len(study.scenarios)} scenarios, {len(trained)} seeds "
-        f"({trained[0]} to {trained[-1]}), {len(plan.runs)} runs of {plan.total_steps:,} environment steps "
-        "each. "
-        f"Every trained agent was judged on {plan.episodes} held-out episodes per score. Arms are compared "
-        "with "
+        f"{len(study.arms)} arms, {len(study.scenarios)} scenarios, {len(trained)} seeds ({trained[0]} to "
+        f"{trained[-1]}), {len(plan.runs)} runs of {plan.total_steps:,} environment steps each. Every "
+        f"trained agent was judged on {plan.episodes} held-out episodes per score. Arms are compared with "
         f"{plan.baseline}."
     )
     blocks: list[Block] = [arms_table(study), scenarios_table(study)]
@@ -216,8 +214,7 @@ def _helps(judged: Judged) -> Section:
             "Differences to the baseline with 95 % intervals, one row per scenario and the aggregate below. "
             + " ".join(comparison(study, arm) for arm in study.others),
             "Mean difference over paired seeds with 95 % interval; the last row is the IQM over the "
-            "scenarios "
-            "that count. Right of the line is better than the baseline.",
+            "scenarios that count. Right of the line is better than the baseline.",
             forest(study, judged.effects, total),
         )
     return Section("helps", "Where it helps, is neutral, or hurts", blocks, in_short=True)
@@ -235,10 +232,9 @@ def _curves(study: Study) -> Section:
         blocks += _picture(
             f"curves-{measure.replace('_', '-')}",
             f"Learning curves: {HEADING[measure]} of training episodes against environment steps, a panel "
-            "per "
-            f"scenario, a line per arm ({', '.join(study.arms)}).",
-            "Training episodes, mean over runs; bands are pointwise 95 % t intervals over seeds. Failed runs "
-            "are in it at random's level.",
+            f"per scenario, a line per arm ({', '.join(study.arms)}).",
+            "Training episodes, mean over runs; bands are pointwise 95 % t intervals over seeds. Failed "
+            "runs are in it at random's level.",
             learning_curves(study, measure),
         )
     return Section("curves", "Learning curves", blocks, in_short=True)
@@ -259,15 +255,14 @@ def _distributions(judged: Judged) -> Section:
             "profiles",
             f"Performance profiles: share of runs above each {HEADING[study.main_measure]}, a line per arm.",
             f"Share of runs over {', '.join(study.main_scenarios)} that score above x, with pointwise 95 % "
-            "bands. "
-            "A line further right is better throughout.",
+            "bands. A line further right is better throughout.",
             profiles(study),
         ),
         *_picture(
             "improvement",
             "Probability that a run of an arm scores higher than one of the baseline, with 95 % intervals.",
-            "Probability that a run of the arm scores higher than a run of the baseline, ties counted half; "
-            "0.5 is no difference.",
+            "Probability that a run of the arm scores higher than a run of the baseline, ties counted "
+            "half; 0.5 is no difference.",
             improvements(study, improvement_rows(study)),
         ),
     ]
@@ -466,8 +461,7 @@ def _markdown(
     parts.append("## Reproducibility")
     parts.append(
         f"{len(study.records)} of {len(study.plan.runs)} runs have a record, {failed} of them failed; "
-        "durotaxis "
-        f"{study.plan.version}. Every run with its seed, configuration, commit and hashes: "
+        f"durotaxis {study.plan.version}. Every run with its seed, configuration, commit and hashes: "
         f"`{TABLES}/runs.csv`."
     )
     parts.append(f"```bash\n{study.plan.command}\n```")

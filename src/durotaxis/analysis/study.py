@@ -330,8 +330,7 @@ def _require_plan(path: Path, plan: StudyPlan, records: Mapping[Key, RunRecord])
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise RecordError(
             f"{len(wrong)} of {len(records)} records do not belong to {path / STUDY}; remove them, or make "
-            "the "
-            f"runs again: {'; '.join(wrong[:SHOWN])}{more}"
+            f"the runs again: {'; '.join(wrong[:SHOWN])}{more}"
         )
 
 
@@ -368,6 +367,5 @@ def _require_complete(path: Path, plan: StudyPlan, missing: Sequence[RunPlan], a
         more = f" and {len(missing) - 2 * SHOWN} more" if len(missing) > 2 * SHOWN else ""
         raise RecordError(
             f"{path}: {len(missing)} of {len(plan.runs)} runs have no record: {named}{more}; finish the "
-            "study, "
-            "or report it as it stands with --partial"
+            "study, or report it as it stands with --partial"
         )

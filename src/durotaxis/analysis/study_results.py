@@ -189,8 +189,7 @@ def results_table(study: Study) -> Table:
     note = (
         "95 % intervals over seeds: the unit is the run. Only 'over episodes' (Wilson) takes episodes as "
         "independent; it is too short for a claim about arms. The median is over scenarios. Failed runs "
-        "count as "
-        "random."
+        "count as random."
     )
     return Table("results", "Final scores", columns, rows, note)
 
@@ -268,10 +267,9 @@ def differences_table(study: Study) -> Table:
     ]
     other = [name for name in study.scenarios if study.measure(name) != study.main_measure]
     note = (
-        f"Arm less {study.plan.baseline} at seeds that both have; 95 % intervals over seeds, none "
-        "corrected for the "
-        f"number of rows ({len(rows)}). The final score is the {HEADING[study.main_measure]}"
-        f"{'; the success rate in ' + ', '.join(other) if other else ''}."
+        f"Arm less {study.plan.baseline} at seeds that both have; 95 % intervals over seeds, none corrected "
+        f"for the number of rows ({len(rows)}). The final score is the "
+        f"{HEADING[study.main_measure]}{'; the success rate in ' + ', '.join(other) if other else ''}."
     )
     return Table("differences", f"Final scores, difference to {study.plan.baseline}", columns, rows, note)
 
@@ -381,10 +379,8 @@ def goals_table(verdicts: Sequence[Verdict]) -> Table:
     ]
     note = (
         "Met: the estimate is at the target and its whole 95 % interval clear of no effect (of the limit, "
-        "for "
-        "time). Not met: the whole interval falls short of the target. Undecided otherwise. The second "
-        "condition "
-        "stands in for the first."
+        "for time). Not met: the whole interval falls short of the target. Undecided otherwise. The second "
+        "condition stands in for the first."
     )
     return Table("goal", "Conditions of the goal", columns, rows, note)
 
@@ -402,8 +398,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> Table:
     ]
     note = (
         "Held: the whole 95 % interval lies on the claim's side; not held: the whole interval lies on the "
-        "other; "
-        "undecided otherwise. Shares and ratios, no percent: 0.10 is 10 %."
+        "other; undecided otherwise. Shares and ratios, no percent: 0.10 is 10 %."
     )
     return Table("claims", "Claims, held or not", columns, rows, note)
 
@@ -448,10 +443,10 @@ def interventions_table(study: Study) -> Table | None:
         Column("verdict"),
     ]
     note = (
-        "The same trained agents, judged again with R zeroed (zero), R of another colony (shuffled) or equal "
-        "attention (uniform); change against no intervention, mean over runs that finished, 95 % interval "
-        "over "
-        "seeds. loses: wholly below 0; unchanged: wholly within ±0.1, the agent does not need what was taken."
+        "The same trained agents, judged again with R zeroed (zero), R of another colony (shuffled) or "
+        "equal attention (uniform); change against no intervention, mean over runs that finished, 95 % "
+        "interval over seeds. loses: wholly below 0; unchanged: wholly within ±0.1, the agent does not need "
+        "what was taken."
     )
     return Table("interventions", "Interventions at evaluation", columns, rows, note) if rows else None
 
@@ -647,9 +642,8 @@ def cost_table(study: Study) -> Table | None:
     cost = study.cost
     note = (
         f"{cost.machine}, {cost.device}, {cost.threads} thread{'s' if cost.threads != 1 else ''}, "
-        f"{cost.date}, "
-        f"{cost.scenario}, {cost.colonies} colonies, rollouts of {cost.steps_per_rollout:,} steps; "
-        f"{_turns(cost.arms)} turns in one process, ratios paired by turn."
+        f"{cost.date}, {cost.scenario}, {cost.colonies} colonies, rollouts of {cost.steps_per_rollout:,} "
+        f"steps; {_turns(cost.arms)} turns in one process, ratios paired by turn."
     )
     return Table("cost", "Cost, measured in one process", columns, rows, note)
 

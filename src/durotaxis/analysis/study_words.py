@@ -197,8 +197,8 @@ def banners(study: Study) -> list[Banner]:
         named = [f"{name_of(run.key)}: {run.error or 'no reason recorded'}" for run in study.failed]
         found.append(
             Banner(
-                f"{_count(len(study.failed), 'run')} failed, counted at the level of the random policy, "
-                "not dropped.",
+                f"{_count(len(study.failed), 'run')} failed, counted at the level of the random policy, not "
+                "dropped.",
                 _capped(named),
             )
         )
@@ -257,28 +257,26 @@ def glossary(study: Study) -> list[tuple[str, str]]:
         (
             "Run",
             "One arm trained in one scenario with one seed. Runs, not episodes, are the unit of every "
-            "interval but "
-            "the one that says 'over episodes'.",
+            "interval but the one that says 'over episodes'.",
         ),
         (
             "Final score",
             f"Mean over {plan.episodes} held-out episodes of the trained agent, actions sampled, on seeds "
-            "that no "
-            "training and no choice of a checkpoint has seen.",
+            "that no training and no choice of a checkpoint has seen.",
         ),
         (
             "Normalised return",
             "(return - random) / (delete-left - random), with the mean returns of these two scripted "
-            "policies in the "
-            "same world: 0 is chance, 1 the reference. Undefined where the references are unknown or their "
-            f"difference is under {MIN_SIGNAL:.0f} standard errors. The references are taken as known in "
-            "intervals; the table of scenarios gives the error of the unit, which all arms share.",
+            "policies in the same world: 0 is chance, 1 the reference. Undefined where the references are "
+            f"unknown or their difference is under {MIN_SIGNAL:.0f} standard errors. The references are "
+            "taken as known in intervals; the table of scenarios gives the error of the unit, which all "
+            "arms share.",
         ),
         (
             "Failed and missing runs",
             "A run that failed counts with a normalised return and success rate of 0, and random's front "
-            "progress. A "
-            "run without a record is left out of this page, with its pair, and named at its top.",
+            "progress. A run without a record is left out of this page, with its pair, and named at its "
+            "top.",
         ),
         (
             "IQM, mean, median",
@@ -288,40 +286,32 @@ def glossary(study: Study) -> list[tuple[str, str]]:
         (
             "Intervals",
             "95 %, two-sided. From 10 seeds per scenario on: stratified bootstrap over seeds within "
-            "scenarios, pairs "
-            "resampled together, with the expanded percentiles of Hesterberg (2015). Below: Student's t "
-            "(Welch, "
-            "Tukey-McLaughlin and Yuen for the IQM, Fieller for ratios, the jackknife for spreads). They are not "
-            "corrected "
-            "for the number of comparisons: of 20 comparisons without a difference, one is expected to "
-            "look like one.",
+            "scenarios, pairs resampled together, with the expanded percentiles of Hesterberg (2015). "
+            "Below: Student's t (Welch, Tukey-McLaughlin and Yuen for the IQM, Fieller for ratios, the "
+            "jackknife for spreads). They are not corrected for the number of comparisons: of 20 "
+            "comparisons without a difference, one is expected to look like one.",
         ),
         (
             "Paired",
             "Arms are compared at the seeds that both have; the same seed gives both the same worlds. "
-            "Hedges' g is the "
-            "mean difference over the standard deviation of paired differences, without its small-sample "
-            "bias.",
+            "Hedges' g is the mean difference over the standard deviation of paired differences, without "
+            "its small-sample bias.",
         ),
         (
             "Area under the curve",
             "Mean height of a run's training curve (normalised return; success rate where that is "
-            "undefined) over the "
-            "planned steps.",
+            "undefined) over the planned steps.",
         ),
         (
             "Steps to the baseline's final score",
             "The level is the baseline's mean over runs of its training curve's last tenth. A run reaches "
-            "it where the "
-            "running mean of three points of its own curve first does. A run that never does counts with "
-            "all its "
-            "steps (restricted mean), the baseline's own runs too.",
+            "it where the running mean of three points of its own curve first does. A run that never does "
+            "counts with all its steps (restricted mean), the baseline's own runs too.",
         ),
         (
             "Spread over seeds",
             "Standard deviation of final scores over seeds in a scenario, with its chi-square interval "
-            "(exact for "
-            "normal scores); ratios are geometric means over scenarios.",
+            "(exact for normal scores); ratios are geometric means over scenarios.",
         ),
         (
             "Probability of improvement, P(better)",
@@ -331,19 +321,17 @@ def glossary(study: Study) -> list[tuple[str, str]]:
         (
             "Attention",
             "Weight of each pre-trained model, mean over colonies. The effective number of models is "
-            "exp(entropy): 1 if "
-            "one model has all of it, their number if all have the same.",
+            "exp(entropy): 1 if one model has all of it, their number if all have the same.",
         ),
         (
             "Redundancy",
             f"Judged where the study has an arm '<arm>{USELESS}': the same arm with one of its models "
-            "replaced by a "
-            f"useless one. Held if that costs less than {MARGIN}.",
+            f"replaced by a useless one. Held if that costs less than {MARGIN}.",
         ),
         (
             "Cost",
             "All arms in one process, one after the other in each turn, so that the machine's drift is "
-            "common; ratios "
-            "are of means, paired by turn. Parameter counts are exact; memory is one measurement per arm.",
+            "common; ratios are of means, paired by turn. Parameter counts are exact; memory is one "
+            "measurement per arm.",
         ),
     ]
