@@ -103,11 +103,11 @@ def word_of(gap: Estimate) -> str:
 def effects(study: Study) -> list[Comparison]:
     """Every arm against the baseline: per scenario, and per condition that agents were judged under."""
     found = []
-    for arm in study.others:
-        for scenario in study.scenarios:
-            for condition in (TRAINED, *study.plan.conditions):
-                where = Selection(condition=condition)
-                measure = study.measure(scenario)
+    for scenario in study.scenarios:
+        measure = study.measure(scenario)
+        for condition in (TRAINED, *study.plan.conditions):
+            where = Selection(condition=condition)
+            for arm in study.others:
                 gap = compare(study, arm, [scenario], held_out(study, measure, where), _mean_gap)
                 success = compare(study, arm, [scenario], held_out(study, "success_rate", where), _mean_gap)
                 if gap.count:

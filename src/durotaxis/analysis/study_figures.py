@@ -55,10 +55,13 @@ def _panels(count: int, height: float, share: bool = False) -> tuple[Figure, lis
     return figure, axes[:count]
 
 
-def _legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Above the panels, in as many columns as the names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(columns, len(labels)))
+        inches = 0.7 + 0.085 * max(map(len, labels))
+        columns = max(1, min(len(labels), int(figure.get_figwidth() / inches)))
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 
 def styled(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None]:

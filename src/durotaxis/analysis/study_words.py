@@ -75,9 +75,10 @@ def headline(judged: Judged) -> list[str]:
     if not study.others:
         lines.append(f"There is one arm, {study.plan.baseline}: nothing is compared.")
     for arm in study.others:
-        lines.append(comparison(study, arm))
-        lines += _where(judged, arm)
-        if len(study.others) <= FEW:
+        if len(study.others) > FEW:
+            lines.append(" ".join([comparison(study, arm), *_where(judged, arm)]))
+        else:
+            lines += [comparison(study, arm), *_where(judged, arm)]
             lines += _of_goal([verdict for verdict in judged.goals if verdict.arm == arm])
             lines += _of_claims([verdict for verdict in judged.claims if verdict.arm == arm])
             lines += _of_cost(study, arm)
