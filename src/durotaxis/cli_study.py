@@ -152,9 +152,9 @@ def report(
 
     console = make_console()
     written = write_report(directory, out or directory / "report", allow_partial=partial)
-    for line in written.headlines:
+    for line in written.headline:
         _say(console, line)
-    _say(console, f"written to {written.page}")
+    _say(console, f"written to {written.html}, with report.md, figures and tables beside it")
 
 
 @study_app.command(

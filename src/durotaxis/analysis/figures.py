@@ -98,7 +98,7 @@ def learning_curve(
         figure.suptitle(run.name, x=0.02, ha="left", fontweight="bold")
         figure.align_ylabels(panels)
         panels[0].legend(loc="upper left", ncols=3, bbox_to_anchor=(0.0, 1.2), borderaxespad=0.0)
-        return _written(figure, path)
+        return written(figure, path)
 
 
 def attention_figure(run: Run, path: Path | str | None = None) -> Figure:
@@ -122,7 +122,7 @@ def attention_figure(run: Run, path: Path | str | None = None) -> Figure:
         _draw_events(panels[1], run, named=False)
         _draw_phases(panels[2], run, attention.names)
         figure.suptitle(run.name, x=0.02, ha="left", fontweight="bold")
-        return _written(figure, path)
+        return written(figure, path)
 
 
 def _new_figure(size: tuple[float, float], rows: int, **layout: Any) -> tuple[Figure, Sequence[Axes]]:
@@ -283,7 +283,8 @@ def _late_mean(rows: Sequence[Row], phase: str) -> np.ndarray:
     return np.average(weight, axis=0, weights=[row["colonies"] for row in late])
 
 
-def _written(figure: Figure, path: Path | str | None) -> Figure:
+def written(figure: Figure, path: Path | str | None) -> Figure:
+    """Write a figure by the ending of its path, whole or not at all; None writes nothing."""
     if path is None:
         return figure
     path = Path(path)

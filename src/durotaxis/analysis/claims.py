@@ -1,0 +1,456 @@
+"""Judgements: where an arm helps, whether the goal is met, whether the guide's claims hold.
+
+A claim is held only where the whole 95 % interval lies on its side, not held only where the whole interval
+lies on the other; anything else is undecided. Intervals are of one comparison each: none is corrected for how
+many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from durotaxis.analysis.scores import difference, ratio_of_means, spread_ratio
+from durotaxis.analysis.stats import NOTHING, Estimate
+from durotaxis.analysis.study import HEADING, OWN, Measure, PerSeed, Selection, Study
+from durotaxis.records import TRAINED, ArmCost
+
+HELD, NOT_HELD, UNDECIDED, NOT_TESTED = "held", "not held", "undecided", "not tested here"
+HELPS, NEUTRAL, HURTS = "helps", "neutral", "hurts"
+MET, NOT_MET = "met", "not met"
+
+MARGIN = 0.1
+"""Differences of scores wholly within this are no difference that matters: half the goal's."""
+GOAL_DIFFERENCE, GOAL_AREA, GOAL_CEILING, GOAL_STEPS, GOAL_TIME = 0.2, 1.2, 0.8, 0.7, 1.5
+USELESS = "-with-useless"
+"""An arm named `<arm>-with-useless` is that arm with one of its models replaced by a useless one."""
+
+PerRun = Callable[[str, str], PerSeed]
+"""(arm, scenario) -> seed -> value."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm against the baseline in one scenario and condition."""
+
+    arm: str
+    scenario: str
+    condition: str
+    measure: Measure
+    difference: Estimate  # arm minus baseline, mean over paired seeds
+    success: Estimate  # of the success rate
+    word: str  # helps, neutral, hurts, undecided
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim of the guide, or a condition of the goal, judged for one arm."""
+
+    claim: str
+    arm: str
+    outcome: str
+    estimate: Estimate
+    measured: str  # what the estimate is of
+    how: str = ""  # how it was judged
+    beyond: bool | None = None  # of goals: whether the whole interval is beyond the target
+
+
+def paired(
+    first: str, second: str, scenarios: Sequence[str], values: PerRun
+) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+    """Values of two arms at the seeds that both have, one array per scenario; None where one has none."""
+    arms: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for scenario in scenarios:
+        a, b = values(first, scenario), values(second, scenario)
+        common = [seed for seed in a if seed in b]
+        if not common:
+            return None
+        arms[0].append(np.array([a[seed] for seed in common]))
+        arms[1].append(np.array([b[seed] for seed in common]))
+    return arms if scenarios else None
+
+
+def compare(
+    study: Study,
+    arm: str,
+    scenarios: Sequence[str],
+    values: PerRun,
+    how: Callable[[list[np.ndarray], list[np.ndarray]], Estimate],
+) -> Estimate:
+    """An arm against the baseline at their common seeds; nothing where a scenario has none."""
+    both = paired(study.plan.baseline, arm, scenarios, values)
+    return how(*both) if both else NOTHING
+
+
+def held_out(study: Study, measure: Measure, where: Selection = OWN) -> PerRun:
+    """Held-out scores, as `paired` takes them."""
+    return lambda arm, scenario: study.values(arm, scenario, measure, where)
+
+
+def word_of(gap: Estimate) -> str:
+    """Helps, neutral, hurts or undecided, by the interval of a difference of scores."""
+    if gap.low is None or gap.high is None:
+        return UNDECIDED
+    if gap.low > 0:
+        return HELPS
+    if gap.high < 0:
+        return HURTS
+    return NEUTRAL if gap.low > -MARGIN and gap.high < MARGIN else UNDECIDED
+
+
+def effects(study: Study) -> list[Comparison]:
+    """Every arm against the baseline: per scenario, and per condition that agents were judged under."""
+    found = []
+    for scenario in study.scenarios:
+        measure = study.measure(scenario)
+        for condition in (TRAINED, *study.plan.conditions):
+            where = Selection(condition=condition)
+            for arm in study.others:
+                gap = compare(study, arm, [scenario], held_out(study, measure, where), _mean_gap)
+                success = compare(study, arm, [scenario], held_out(study, "success_rate", where), _mean_gap)
+                if gap.count:
+                    found.append(Comparison(arm, scenario, condition, measure, gap, success, word_of(gap)))
+    return found
+
+
+def _mean_gap(first: list[np.ndarray], second: list[np.ndarray]) -> Estimate:
+    return difference(first, second, "mean", paired=True)
+
+
+def _iqm_gap(first: list[np.ndarray], second: list[np.ndarray]) -> Estimate:
+    return difference(first, second, "iqm", paired=True)
+
+
+def _ratio(first: list[np.ndarray], second: list[np.ndarray]) -> Estimate:
+    return ratio_of_means(first, second)
+
+
+def main_difference(study: Study, arm: str) -> Estimate:
+    """What the headline rests on: IQM of the main measure over the scenarios that count, arm - baseline."""
+    return compare(study, arm, study.main_scenarios, held_out(study, study.main_measure), _iqm_gap)
+
+
+def area_ratio(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
+    """Area under the learning curve, arm over baseline."""
+    return compare(study, arm, scenarios, study.areas, _ratio)
+
+
+def steps_ratio(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
+    """Steps to the baseline's final score, arm over baseline; never within training counts as all of it."""
+    return compare(study, arm, scenarios, study.steps_below_level, _ratio)
+
+
+def spread_of(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
+    """Standard deviation of final scores over seeds, arm over baseline."""
+    values = held_out(study, study.main_measure)
+    both = [
+        [np.array(list(values(name, s).values())) for s in scenarios] for name in (study.plan.baseline, arm)
+    ]
+    if not scenarios or any(len(task) < 2 for tasks in both for task in tasks):
+        return NOTHING
+    return spread_ratio(*both)
+
+
+# The goal
+
+
+def goals(study: Study, arm: str) -> list[Verdict]:
+    """The goal's conditions for one arm, over the scenarios that are no controls."""
+    over = study.main_scenarios
+    room = [name for name in over if _stays_below(study, name)]
+    better = _goal(
+        arm,
+        f"final score {GOAL_DIFFERENCE} higher",
+        main_difference(study, arm),
+        f"IQM difference of the {HEADING[study.main_measure]}",
+        lambda value: value - GOAL_DIFFERENCE,
+        lambda value: value,
+    )
+    area = _goal(
+        arm,
+        f"or {GOAL_AREA} times the area where the baseline stays below {GOAL_CEILING}",
+        area_ratio(study, arm, room) if room else NOTHING,
+        f"ratio of areas under the learning curve, over {', '.join(room)}"
+        if room
+        else "no scenario leaves the baseline below it",
+        lambda value: value - GOAL_AREA,
+        lambda value: value - 1,
+    )
+    steps = _goal(
+        arm,
+        f"the baseline's final score in at most {GOAL_STEPS} of its steps",
+        steps_ratio(study, arm, over),
+        f"ratio of steps{_never(study, arm, over)}",
+        lambda value: GOAL_STEPS - value,
+        lambda value: 1 - value,
+    )
+    spread = _goal(
+        arm,
+        "less spread over seeds",
+        spread_of(study, arm, over),
+        "ratio of standard deviations",
+        lambda value: 1 - value,
+        lambda value: 1 - value,
+    )
+    time = _goal(
+        arm,
+        f"at most {GOAL_TIME} times the time per step",
+        time_ratio(study, arm),
+        "ratio of rollout and update time per step, one process",
+        lambda value: GOAL_TIME - value,
+        lambda value: GOAL_TIME - value,
+    )
+    return [better, area, steps, spread, time]
+
+
+def _goal(
+    arm: str,
+    claim: str,
+    estimate: Estimate,
+    measured: str,
+    beyond: Callable[[float], float],
+    clear: Callable[[float], float],
+) -> Verdict:
+    """Met: the estimate is at the target and its whole interval clear of no effect.
+
+    Not met: the whole interval falls short of the target. `beyond` and `clear` are >= 0 and > 0 on the good
+    side.
+    """
+    if estimate.mean is None:
+        return Verdict(claim, arm, UNDECIDED if estimate.count else NOT_TESTED, estimate, measured)
+    if estimate.low is None or estimate.high is None:
+        return Verdict(claim, arm, UNDECIDED, estimate, measured)
+    ends = (estimate.low, estimate.high)
+    is_beyond = min(map(beyond, ends)) >= 0
+    if beyond(estimate.mean) >= 0 and min(map(clear, ends)) > 0:
+        return Verdict(claim, arm, MET, estimate, measured, beyond=is_beyond)
+    outcome = NOT_MET if max(map(beyond, ends)) < 0 else UNDECIDED
+    return Verdict(claim, arm, outcome, estimate, measured, beyond=is_beyond)
+
+
+def _stays_below(study: Study, scenario: str) -> bool:
+    values = list(study.values(study.plan.baseline, scenario, study.measure(scenario)).values())
+    return bool(values) and float(np.mean(values)) < GOAL_CEILING
+
+
+def _never(study: Study, arm: str, scenarios: Sequence[str]) -> str:
+    """How many runs never reached the level, where any did not."""
+    parts = []
+    for name in (arm, study.plan.baseline):
+        reached = [v for scenario in scenarios for v in study.steps_to_level(name, scenario).values()]
+        if lacking := sum(value is None for value in reached):
+            parts.append(f"{lacking} of {len(reached)} runs of {name}")
+    return f"; never reached by {', '.join(parts)}" if parts else ""
+
+
+# Costs
+
+
+def cost_ratio(study: Study, arm: str, seconds: Callable[[ArmCost], Sequence[float]]) -> Estimate:
+    """Ratio of measured times, arm over baseline, paired by turn."""
+    if study.cost is None or not {arm, study.plan.baseline} <= set(study.cost.arms):
+        return NOTHING
+    base, own = (np.array(seconds(study.cost.arms[name]), dtype=float) for name in (study.plan.baseline, arm))
+    return ratio_of_means([base], [own]) if len(base) and len(base) == len(own) else NOTHING
+
+
+def per_turn(cost: ArmCost) -> list[float]:
+    """Rollout and update together, seconds per turn."""
+    return [collect + update for collect, update in zip(cost.collect_s, cost.update_s, strict=True)]
+
+
+def time_ratio(study: Study, arm: str) -> Estimate:
+    """Time per environment step while training, arm over baseline."""
+    return cost_ratio(study, arm, per_turn)
+
+
+def _exact_ratio(study: Study, arm: str, number: Callable[[ArmCost], float]) -> Estimate:
+    """A ratio of two numbers without scatter: its interval is a point."""
+    if study.cost is None or not {arm, study.plan.baseline} <= set(study.cost.arms):
+        return NOTHING
+    below = number(study.cost.arms[study.plan.baseline])
+    ratio = number(study.cost.arms[arm]) / below if below else None
+    return Estimate(ratio, ratio, ratio, 1)
+
+
+# The guide's claims
+
+
+def claims(study: Study, arm: str) -> list[Verdict]:
+    """What the guide says of WSA, judged for one arm against the baseline."""
+    over = study.main_scenarios
+    what = HEADING[study.main_measure]
+    early = compare(study, arm, over, study.beginnings, _mean_gap)
+    saved = _saved(steps_ratio(study, arm, over))
+    peak = _more(compare(study, arm, over, held_out(study, study.main_measure), _ratio))
+    spread = spread_of(study, arm, over)
+    never = _never(study, arm, over)
+    steps_how = "share of the baseline's steps to its own final training score that is saved" + never
+    peak_how = f"final held-out {what} over the baseline's, less 1"
+    return [
+        _judge(
+            "Initial slowdown",
+            arm,
+            early,
+            f"{what} in the first tenth of training, difference",
+            "held: below 0",
+            below=0.0,
+        ),
+        _judge("10-15 % faster convergence", arm, saved, steps_how, "held: at least 10 %", above=0.10),
+        _judge("20-30 % faster convergence", arm, saved, steps_how, "held: at least 20 %", above=0.20),
+        _judge("5-10 % higher peak", arm, peak, peak_how, "held: at least 5 %", above=0.05),
+        _judge("15-20 % higher peak", arm, peak, peak_how, "held: at least 15 %", above=0.15),
+        _judge(
+            "More stable learning (lower variance)",
+            arm,
+            spread,
+            f"standard deviation of the final {what} over seeds, ratio",
+            "held: below 1",
+            below=1.0,
+        ),
+        _robustness(study, arm, "Robust to initial conditions", is_world=True),
+        _robustness(study, arm, "Robust to hyperparameters", is_world=False),
+        _redundancy(study, arm),
+        _judge(
+            "1.5-2x slower forward pass",
+            arm,
+            cost_ratio(study, arm, lambda cost: cost.forward_s),
+            "forward time, ratio, one process by turns",
+            "held: within 1.5 to 2",
+            above=1.5,
+            below=2.0,
+        ),
+        _judge(
+            "~3x parameters",
+            arm,
+            _exact_ratio(study, arm, lambda cost: cost.num_parameters),
+            "parameters, ratio of exact counts",
+            "held: within 2.5 to 3.5",
+            above=2.5,
+            below=3.5,
+        ),
+        _judge(
+            "~2x memory",
+            arm,
+            _exact_ratio(study, arm, lambda cost: cost.peak_memory_mb),
+            "most memory of tensors in a rollout and update, ratio of one measurement each",
+            "held: within 1.5 to 2.5",
+            above=1.5,
+            below=2.5,
+        ),
+    ]
+
+
+def _judge(
+    claim: str,
+    arm: str,
+    estimate: Estimate,
+    measured: str,
+    how: str,
+    *,
+    above: float = -np.inf,
+    below: float = np.inf,
+) -> Verdict:
+    """Held: the whole interval between `above` and `below`. Not held: all of it at or beyond either."""
+    if estimate.mean is None:
+        return Verdict(claim, arm, NOT_TESTED if not estimate.count else UNDECIDED, estimate, measured, how)
+    if estimate.low is None or estimate.high is None:
+        return Verdict(claim, arm, UNDECIDED, estimate, measured, f"{how}; too few runs for an interval")
+    if above < estimate.low and estimate.high < below:
+        return Verdict(claim, arm, HELD, estimate, measured, how)
+    if estimate.high <= above or estimate.low >= below:
+        return Verdict(claim, arm, NOT_HELD, estimate, measured, how)
+    return Verdict(claim, arm, UNDECIDED, estimate, measured, how)
+
+
+def _saved(ratio: Estimate) -> Estimate:
+    if ratio.mean is None:
+        return ratio
+    low = None if ratio.high is None else 1 - ratio.high
+    high = None if ratio.low is None else 1 - ratio.low
+    return Estimate(1 - ratio.mean, low, high, ratio.count)
+
+
+def _more(ratio: Estimate) -> Estimate:
+    if ratio.mean is None:
+        return ratio
+    low, high = (None if end is None else end - 1 for end in (ratio.low, ratio.high))
+    return Estimate(ratio.mean - 1, low, high, ratio.count)
+
+
+def settings_of(study: Study, is_world: bool) -> dict[str, tuple[str, ...]]:
+    """Settings of one scenario that differ in the world alone, or in nothing of the world.
+
+    Returns:
+        Scenario of the package -> names of two or more scenarios of the plan; one without changes counts.
+    """
+    found = {}
+    for base, names in study.settings().items():
+        alike = tuple(name for name in names if _is_of(study.scenario(name).changes, is_world))
+        if len(alike) > 1 and len({study.measure(name) for name in alike}) == 1:
+            found[base] = alike
+    return found
+
+
+def _is_of(changes: Mapping[str, object], is_world: bool) -> bool:
+    return all(key.startswith("env.") == is_world for key in changes)
+
+
+def spread_over_settings(study: Study, arm: str, names: Sequence[str]) -> PerSeed:
+    """Standard deviation of one seed's final scores over settings, for seeds that all settings have."""
+    return _spread([study.values(arm, name, study.measure(name)) for name in names])
+
+
+def spread_over_conditions(study: Study, arm: str, scenario: str) -> PerSeed:
+    """The same over the conditions that one agent is judged under."""
+    conditions = (TRAINED, *study.plan.conditions)
+    measure = study.measure(scenario)
+    return _spread([study.values(arm, scenario, measure, Selection(condition=name)) for name in conditions])
+
+
+def _spread(rows: Sequence[PerSeed]) -> PerSeed:
+    seeds = [seed for seed in rows[0] if all(seed in row for row in rows)]
+    return {seed: float(np.std([row[seed] for row in rows], ddof=1)) for seed in seeds}
+
+
+def settings_ratio(study: Study, arm: str, groups: Mapping[str, tuple[str, ...]]) -> Estimate:
+    """Spread over settings, arm over baseline, over groups of settings."""
+    return compare(
+        study, arm, list(groups), lambda name, base: spread_over_settings(study, name, groups[base]), _ratio
+    )
+
+
+def _robustness(study: Study, arm: str, claim: str, is_world: bool) -> Verdict:
+    groups = settings_of(study, is_world)
+    over, estimate = "settings", NOTHING
+    if groups:
+        estimate = settings_ratio(study, arm, groups)
+    elif is_world and study.plan.conditions:
+        over = f"the worlds {', '.join((TRAINED, *study.plan.conditions))}"
+        estimate = compare(
+            study,
+            arm,
+            study.main_scenarios,
+            lambda name, scenario: spread_over_conditions(study, name, scenario),
+            _ratio,
+        )
+    measured = f"standard deviation of a seed's final scores over {over}, ratio of means over seeds"
+    return _judge(claim, arm, estimate, measured, "held: below 1", below=1.0)
+
+
+def _redundancy(study: Study, arm: str) -> Verdict:
+    """Whether an arm stands one of its models being useless: it loses less than MARGIN."""
+    estimate = NOTHING
+    if arm + USELESS in study.arms:
+        both = paired(arm, arm + USELESS, study.main_scenarios, held_out(study, study.main_measure))
+        estimate = _iqm_gap(*both) if both else NOTHING
+    return _judge(
+        "Redundancy when one model is useless",
+        arm,
+        estimate,
+        f"{HEADING[study.main_measure]} with one model useless, less that without",
+        f"held: loses less than {MARGIN}",
+        above=-MARGIN,
+    )
