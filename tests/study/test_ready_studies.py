@@ -1,4 +1,4 @@
-"""Every ready study runs, in a tiny form: one seed, one scenario or the two it needs, two rollouts."""
+"""Every ready study runs, in a tiny form: one seed, one scenario or those it needs, two rollouts."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ OWN = {
     ],
     "unfreeze": ["arms.unfrozen.overrides.actor_critic.wsa_config.ptms.0.unfreeze_at=16"],
     "robustness": ["vary={ppo.learning_rate: [1e-3, 1e-4]}"],
-    "temperature-and-heads": [],
 }
-BOTH = ("transfer", "robustness")
-"""Studies that need more than their first scenario."""
+SETTINGS = ("robustness",)
+"""Studies whose scenarios are what they compare."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +51,13 @@ def few_pictures(monkeypatch):
         return [world.reset(torch.arange(calibrate.NUM_COLONIES))] * 16
 
     monkeypatch.setattr(calibrate, "random_observations", first_observations)
+    monkeypatch.setattr("durotaxis.pretrain.distill.HELD_OUT_STEPS", 8)
+    monkeypatch.setattr("durotaxis.study.distill.HELD_OUT_COLONIES", 4)
 
 
 def run_tiny(name, folder, arms):
     study = load_study(name, [*SHORT, *OWN.get(name, [])])
-    scenarios = None if name in BOTH else (study.settings[0].name,)
+    scenarios = None if name in SETTINGS else (study.settings[0].name,)
     state = open_study(study, folder, Selection(arms=arms, scenarios=scenarios))
     wanted = {run.key for run in state.left}
     state = run_study(state, make_launcher("inline", 1, 1))

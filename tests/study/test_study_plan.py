@@ -138,6 +138,10 @@ WRONG = {
         {"arms": {"wsa": {"start_from": {"arm": "baseline", "by": "distillation"}}}},
         "needs `steps`",
     ),
+    "half a rollout of lessons": (
+        {"arms": {"wsa": {"start_from": {"arm": "baseline", "by": "distillation", "steps": 40}}}},
+        "no whole number of rollouts of 32",
+    ),
     "a bad name": ({"arms": {"a/b": {}}}, "letters, digits"),
     "the name of no condition": (
         {"evaluation": {"conditions": {"trained": {}}}},

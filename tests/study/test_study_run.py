@@ -349,6 +349,8 @@ def test_processes_make_the_same_records_through_a_kill_9(tmp_path, inline):
         str(file),
         "--directory",
         str(place),
+        "--arms",
+        "baseline,wsa",
         "--workers",
         "1",
         "--cost-turns",
@@ -364,9 +366,9 @@ def test_processes_make_the_same_records_through_a_kill_9(tmp_path, inline):
     assert not record_path(place, "baseline", "linear", 0).exists()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "3 of 3 runs have a record, 0 of them failed" in done.stdout
+    assert "2 of 3 runs have a record, 0 of them failed" in done.stdout
     theirs = {record.key: without_time(record) for record in read_records(place)}
-    ours = {key: without_time(record) for key, record in inline.records.items()}
+    ours = {key: without_time(record) for key, record in inline.records.items() if key[0] != "tuned"}
     assert theirs == ours
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import durotaxis
+from durotaxis.core.config import load_config
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig
 from durotaxis.ppo import Status
@@ -36,6 +37,7 @@ from durotaxis.records import (
     Score,
     read_object,
 )
+from durotaxis.study.config import RootConfig
 from durotaxis.study.distill import prepare_distillation
 from durotaxis.study.evaluation import Candidate, evaluate_run, open_run
 from durotaxis.study.plan import under_condition, world_of
@@ -139,7 +141,10 @@ def _begin(assignment: Assignment) -> Job:
         raise UserError(f"{assignment.name} starts from {assignment.parent}, which is not finished")
     if assignment.start_by == "weights":
         return begin_with_weights(assignment.parent, assignment.config, [place])
-    lesson = prepare_distillation(assignment.parent, assignment.config, [place], assignment.start_steps)
+    ppo = load_config(assignment.config, RootConfig).ppo
+    like_ppo = [f"distill.{name}={getattr(ppo, name)}" for name in ("num_colonies", "rollout_steps")]
+    overrides = [place, *like_ppo]
+    lesson = prepare_distillation(assignment.parent, assignment.config, overrides, assignment.start_steps)
     lesson.run(2)
     return prepare_resume(assignment.directory)
 

@@ -439,6 +439,11 @@ def _resolve(
     values = merge(values, {"run": {"seed": seed}})
     root = build_config(RootConfig, values, f"{file}: arm {arm}, scenario {setting.name}").settled()
     start = config.arms[arm].start_from
+    if start is not None and start.steps is not None and start.steps % root.ppo.steps_per_rollout:
+        raise UserError(
+            f"{file}: arm {arm}: start_from.steps ({start.steps:,}) is no whole number of rollouts of "
+            f"{root.ppo.steps_per_rollout:,} steps"
+        )
     key = (arm, setting.name, seed)
     if start is None:
         return PlannedRun(key, root, digest_of(root), None, None)
