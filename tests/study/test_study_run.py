@@ -183,6 +183,17 @@ def test_a_parent_that_was_refused_takes_its_children_along(tmp_path):
     assert [name for name, _ in launcher.started] == ["baseline/linear/0", "wsa/linear/0"]
 
 
+def test_runs_that_start_from_a_failed_one_have_failed(tmp_path):
+    def act(assignment, attempts):
+        if assignment.arm == "wsa":
+            return Outcome(assignment, crash="out of memory")
+        return Outcome(assignment, fake_record(assignment))
+
+    state = run_study(opened(tmp_path, TUNED), FakeLauncher(act))
+    assert state.records[("tuned", "linear", 0)].error == "starts from wsa/linear/0, which failed"
+    assert not opened(tmp_path, TUNED).left
+
+
 def test_a_study_goes_on_from_records_alone(tmp_path):
     state = run_study(opened(tmp_path, REPORTED), FakeLauncher())
     record_path(state.directory, "wsa", "moat", 101).unlink()
@@ -333,6 +344,20 @@ def test_a_run_that_starts_from_another_has_its_weights_at_first(inline):
     own = load(start / "checkpoints" / "last.pt")
     # Frozen weights and calibrated statistics are those of the parent, of which its record shows the hash.
     assert own.frozen_hash == parent.frozen_hash
+
+
+def test_a_run_of_another_design_in_the_same_place_is_made_anew(tmp_path):
+    """On tuning seeds the design may change; the agent of before must not be taken for the new one."""
+    small = {"seeds": [0], "scenarios": ["linear"], "evaluation": {"interventions": []}}
+    study = write_study(tmp_path, {**small, "overrides": {"training": {"total_steps": 32}}})
+    only = Selection(arms=("baseline",))
+    launcher = make_launcher("inline", 1, 1)
+    before = run_study(open_study(load_study(study), tmp_path / "study", only), launcher)
+    changed = load_study(study, ["overrides.ppo.learning_rate=1e-4"])
+    after = run_study(open_study(changed, tmp_path / "study", only), launcher)
+    key = ("baseline", "linear", 0)
+    assert before.records[key].config != after.records[key].config
+    assert "learning_rate: 0.0001" in (run_directory(tmp_path / "study", key) / "config.yaml").read_text()
 
 
 def test_processes_make_the_same_records_through_a_kill_9(tmp_path, inline):

@@ -36,6 +36,7 @@ from durotaxis.records import (
     RunRecord,
     Score,
     read_object,
+    write_atomic,
 )
 from durotaxis.study.config import RootConfig
 from durotaxis.study.distill import prepare_distillation
@@ -43,6 +44,8 @@ from durotaxis.study.evaluation import Candidate, evaluate_run, open_run
 from durotaxis.study.plan import under_condition, world_of
 from durotaxis.study.run import Job, begin_with_weights, prepare, prepare_resume
 
+DIGEST = "digest"
+"""File in a run's directory: for which assignment it was made."""
 NUM_BINS = 25
 ATTENTION_BINS = 10
 DIGITS = 6
@@ -93,9 +96,11 @@ def execute(
         UserError, RecordError: what `prepare` refuses; InvariantError: training broke down; Interrupted.
     """
     directory = Path(assignment.directory)
-    if assignment.parent is not None and not _has_begun(assignment):
-        shutil.rmtree(directory, ignore_errors=True)  # killed before it had its parent's weights
+    if not _is_own(assignment) or (assignment.parent is not None and not _has_begun(assignment)):
+        shutil.rmtree(directory, ignore_errors=True)
     if not (directory / CONFIG).exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(directory / DIGEST, assignment.digest)
         _begin(assignment).train(progress)
     elif not RunDirectory.open(directory).is_done:
         prepare_resume(directory).train(progress)
@@ -149,8 +154,14 @@ def _begin(assignment: Assignment) -> Job:
     return prepare_resume(assignment.directory)
 
 
+def _is_own(assignment: Assignment) -> bool:
+    """Whether what lies in the run's place was made for the same configuration, by the same parent."""
+    path = Path(assignment.directory) / DIGEST
+    return path.exists() and path.read_text("utf-8") == assignment.digest
+
+
 def _has_begun(assignment: Assignment) -> bool:
-    """Whether a run that starts from another has got what it starts with."""
+    """Whether a run that starts from another has got what it starts with; it may have been killed before."""
     run = RunDirectory(Path(assignment.directory))
     taught = assignment.start_by == "weights" or (run.path / DISTILLATION_SUMMARY).exists()
     return run.last_checkpoint.exists() and taught

@@ -222,97 +222,147 @@ def require_arms(study: Study) -> dict[str, int]:
 def run_study(state: State, launcher: Launcher, report: Report = lambda state, running, line: None) -> State:
     """Make every run that is left; within `alone`.
 
-    A run that breaks down is started again, `attempts` times in all, and then recorded as failed. Ctrl-C
-    saves what is running and passes through.
+    A run that breaks down is started again, `attempts` times in all, and then recorded as failed, with those
+    that start from it. Ctrl-C saves what is running and passes through.
 
     Raises:
         UserError: a run was refused; the others go on first.
         RecordError: the directory cannot be written.
     """
-    refusals: list[str] = []
+    driver = _Driver(state, launcher, report)
     try:
-        state = _run(state, launcher, report, refusals)
+        driver.run()
     finally:
         launcher.stop()
-    if refusals:
-        raise UserError("; ".join(refusals))
-    return state
+    if driver.refused:
+        raise UserError("; ".join(f"{'/'.join(map(str, key))}: {why}" for key, why in driver.refused.items()))
+    return driver.state
 
 
-def _run(state: State, launcher: Launcher, report: Report, refusals: list[str]) -> State:
-    study, directory = state.study, state.directory
-    crashes = _crashes(directory)
-    waiting = list(state.left)
-    running: dict[Key, float] = {}
-    refused: set[Key] = set()
-    while waiting or running:
-        ready = [run for run in waiting if _is_ready(run, state)]
-        while ready and launcher.has_room:
-            run = ready.pop(0)
-            waiting.remove(run)
-            running[run.key] = time.monotonic()
-            _log(directory, "started", run)
-            report(state, _progress(directory, study, running), None)
-            launcher.start(_assignment(study, directory, run), crashes[run.key] + 1)
-        held = [run.name for run in waiting if _is_held(run_directory(directory, run.key))]
-        if waiting and not running and not ready and not held and launcher.has_room:
-            stuck = ", ".join(run.name for run in waiting)
-            refusals.append(f"{stuck}: what they start from is missing")
-            break
-        for outcome in launcher.wait(POLL_S):
-            run = study.run(outcome.assignment.key)
-            began = running.pop(run.key)
-            line = _settle(state, run, outcome, crashes, waiting, refused, refusals, began)
-            state = replace(state, records=_done(study, directory))
-            waiting = [each for each in waiting if not _hopeless(each, study, refused)]
-            report(state, _progress(directory, study, running), line)
-        idle = launcher.waits_for
-        if idle is None and held and not running:
-            idle = f"{held[0]} is still in the hands of a process of before"
+class _Driver:
+    """Hands runs to a launcher and settles how they ended."""
+
+    def __init__(self, state: State, launcher: Launcher, report: Report) -> None:
+        self.state, self.launcher, self.report = state, launcher, report
+        self.crashes = _crashes(state.directory)
+        self.waiting = list(state.left)
+        self.running: dict[Key, float] = {}  # since when
+        self.refused: dict[Key, str] = {}
+
+    def run(self) -> None:
+        """Until nothing waits or runs."""
+        while self.waiting or self.running:
+            self.start_what_is_ready()
+            for outcome in self.launcher.wait(POLL_S):
+                self.tell(self.settle(outcome))
+            self.give_up_orphans()
+            self.tell(self.why_idle())
+
+    def start_what_is_ready(self) -> None:
+        """In the order of the plan, while there is room."""
+        for run in [run for run in self.waiting if self.is_ready(run)]:
+            if not self.launcher.has_room:
+                return
+            self.waiting.remove(run)
+            self.running[run.key] = time.monotonic()
+            _log(self.state.directory, "started", run)
+            self.tell(None)
+            self.launcher.start(self.assignment(run), self.crashes[run.key] + 1)
+
+    def settle(self, outcome: Outcome) -> str:
+        """Record how an attempt ended, or put the run back; returns what to tell."""
+        directory = self.state.directory
+        run = self.state.study.run(outcome.assignment.key)
+        seconds = time.monotonic() - self.running.pop(run.key)
+        if outcome.record is not None:
+            if run.key not in self.state.records:  # else it was made again for its weights
+                self.keep(outcome.record)
+            _log(directory, "finished", run)
+            own = next(s for s in outcome.record.scores if (s.condition, s.intervention) == (TRAINED, "none"))
+            return f"{run.name}: finished in {seconds:.0f} s, success {own.successes / own.episodes:.2f}"
+        if outcome.refusal is not None:
+            self.refused[run.key] = outcome.refusal
+            _log(directory, "refused", run, outcome.refusal)
+            return f"{run.name}: refused: {outcome.refusal}"
+        why = outcome.crash or "it ended without a word"
+        self.crashes[run.key] += 1
+        _log(directory, "crashed", run, why)
+        if self.crashes[run.key] < self.state.study.config.attempts:
+            self.waiting.insert(0, run)
+            return f"{run.name}: crashed, {why}; it is started again"
+        self.keep(failed_record(outcome.assignment, self.crashes[run.key], why))
+        return f"{run.name}: failed after {self.crashes[run.key]} attempts, {why}"
+
+    def give_up_orphans(self) -> None:
+        """Runs whose parent was refused are refused, those whose parent failed have failed."""
+        for run in tuple(self.waiting):
+            parent = run.parent
+            if parent is None:
+                continue
+            record = self.state.records.get(parent)
+            name = "/".join(map(str, parent))
+            if parent in self.refused:
+                self.refused[run.key] = f"starts from {name}, which was refused"
+            elif record is not None and record.status == FAILED:
+                self.keep(failed_record(self.assignment(run), 0, f"starts from {name}, which failed"))
+            else:
+                continue
+            self.waiting.remove(run)
+
+    def is_ready(self, run: PlannedRun) -> bool:
+        """Whether what it starts from is trained, and no process of before is still at it."""
+        if run.parent is not None and not _is_trained(self.state.directory, run.parent):
+            return False
+        return not _is_held(run_directory(self.state.directory, run.key))
+
+    def why_idle(self) -> str | None:
+        """What is waited for although nothing runs."""
+        if self.running or not self.waiting:
+            return None
+        held = [run.name for run in self.waiting if _is_held(run_directory(self.state.directory, run.key))]
+        if held:
             time.sleep(POLL_S)
-        report(state, _progress(directory, study, running), None if idle is None else f"waiting: {idle}")
-    return state
+            return f"waiting: a process of before is still at {held[0]}; it ends within an iteration"
+        reason = self.launcher.waits_for
+        return None if reason is None else f"waiting: {reason}"
 
+    def keep(self, record: RunRecord) -> None:
+        """Write a record."""
+        write_record(self.state.directory, record)
+        self.state = replace(self.state, records={**self.state.records, record.key: record})
 
-def _settle(
-    state: State,
-    run: PlannedRun,
-    outcome: Outcome,
-    crashes: Counter[Key],
-    waiting: list[PlannedRun],
-    refused: set[Key],
-    refusals: list[str],
-    began: float,
-) -> str:
-    """Record how an attempt ended, or put the run back; returns what to tell."""
-    directory = state.directory
-    seconds = time.monotonic() - began
-    if outcome.record is not None:
-        if run.key not in state.records:
-            write_record(directory, outcome.record)
-        _log(directory, "finished", run)
-        own = next(s for s in outcome.record.scores if (s.condition, s.intervention) == (TRAINED, "none"))
-        return f"{run.name}: finished in {seconds:.0f} s, success {own.successes / own.episodes:.2f}"
-    if outcome.refusal is not None:
-        refusals.append(f"{run.name}: {outcome.refusal}")
-        refused.add(run.key)
-        _log(directory, "refused", run, outcome.refusal)
-        return f"{run.name}: refused: {outcome.refusal}"
-    why = outcome.crash or "unknown"
-    crashes[run.key] += 1
-    _log(directory, "crashed", run, why)
-    if crashes[run.key] < state.study.config.attempts:
-        waiting.insert(0, run)
-        return f"{run.name}: crashed, {why}; it is started again"
-    write_record(directory, failed_record(outcome.assignment, crashes[run.key], why))
-    return f"{run.name}: failed after {crashes[run.key]} attempts, {why}"
+    def tell(self, line: str | None) -> None:
+        """Report the state."""
+        shown = []
+        for key, began in self.running.items():
+            row = _last_row(run_directory(self.state.directory, key) / METRICS)
+            run = self.state.study.run(key)
+            success = row.get("success_rate")
+            shown.append(Running(run.name, row.get("step", 0), run.total_steps, success, began))
+        self.report(self.state, shown, line)
 
-
-def _is_ready(run: PlannedRun, state: State) -> bool:
-    """Whether what it starts from is trained, and its directory at hand."""
-    if run.parent is not None and not _is_trained(state.directory, run.parent):
-        return False
-    return not _is_held(run_directory(state.directory, run.key))
+    def assignment(self, run: PlannedRun) -> Assignment:
+        """All that is needed to make a run."""
+        directory, study = self.state.directory, self.state.study
+        evaluation, start = study.config.evaluation, run.start_from
+        arm, scenario, seed = run.key
+        return Assignment(
+            study=study.name,
+            arm=arm,
+            scenario=scenario,
+            seed=seed,
+            config=str(directory / CONFIGS / f"{run.digest}.yaml"),
+            digest=run.digest,
+            directory=str(run_directory(directory, run.key)),
+            parent=None if run.parent is None else str(run_directory(directory, run.parent)),
+            start_by=None if start is None else start.by,
+            start_steps=None if start is None else start.steps,
+            episodes=evaluation.episodes,
+            probe_episodes=evaluation.num_probe,
+            interventions=evaluation.interventions,
+            scenarios=evaluation.scenarios,
+            conditions=evaluation.conditions,
+        )
 
 
 def _is_trained(directory: Path, key: Key) -> bool:
@@ -328,16 +378,6 @@ def _is_held(directory: Path) -> bool:
             return False
     except RecordError:
         return True
-
-
-def _hopeless(run: PlannedRun, study: Study, refused: set[Key]) -> bool:
-    """Whether an ancestor was refused."""
-    parent = run.parent
-    while parent is not None:
-        if parent in refused:
-            return True
-        parent = study.run(parent).parent
-    return False
 
 
 def estimate_seconds(
@@ -392,28 +432,6 @@ def run_directory(directory: Path, key: Key) -> Path:
     """Where a run lies in a study directory."""
     arm, scenario, seed = key
     return directory / RUNS / arm / scenario / str(seed)
-
-
-def _assignment(study: Study, directory: Path, run: PlannedRun) -> Assignment:
-    evaluation, start = study.config.evaluation, run.start_from
-    arm, scenario, seed = run.key
-    return Assignment(
-        study=study.name,
-        arm=arm,
-        scenario=scenario,
-        seed=seed,
-        config=str(directory / CONFIGS / f"{run.digest}.yaml"),
-        digest=run.digest,
-        directory=str(run_directory(directory, run.key)),
-        parent=None if run.parent is None else str(run_directory(directory, run.parent)),
-        start_by=None if start is None else start.by,
-        start_steps=None if start is None else start.steps,
-        episodes=evaluation.episodes,
-        probe_episodes=evaluation.num_probe,
-        interventions=evaluation.interventions,
-        scenarios=evaluation.scenarios,
-        conditions=evaluation.conditions,
-    )
 
 
 def _done(study: Study, directory: Path) -> dict[Key, RunRecord]:
@@ -534,16 +552,6 @@ def _references(env: EnvConfig, known: StudyPlan | None, name: str) -> Mapping[s
             return scenario.references
     seeds = torch.arange(REFERENCE_EPISODES, dtype=torch.int64) + SCORE_SEED
     return {policy: play(SCRIPTED[policy], env, seeds).summary() for policy in NORMALISERS}
-
-
-def _progress(directory: Path, study: Study, running: Mapping[Key, float]) -> list[Running]:
-    """How far every running run is, read from what it writes."""
-    shown = []
-    for key, began in running.items():
-        row = _last_row(run_directory(directory, key) / METRICS)
-        run = study.run(key)
-        shown.append(Running(run.name, row.get("step", 0), run.total_steps, row.get("success_rate"), began))
-    return shown
 
 
 def _last_row(path: Path) -> Mapping[str, Any]:
