@@ -28,7 +28,8 @@ from durotaxis.ppo import alerts
 from durotaxis.ppo.config import PPOConfig
 from durotaxis.ppo.curriculum import StageConfig
 from durotaxis.records import schema_table
-from durotaxis.study.config import RootConfig
+from durotaxis.study.config import RootConfig, shipped_studies
+from durotaxis.study.plan import load_study
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENVIRONMENT = (DOCS / "environment.md").read_text("utf-8")
@@ -216,3 +217,12 @@ def test_links_lead_somewhere(page):
             headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.M)
             anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
             assert anchor in anchors, f"{page.name}: {target}"
+
+
+def test_the_study_page_shows_a_file_that_works_and_lists_the_ready_ones(tmp_path):
+    page = (DOCS / "studies.md").read_text("utf-8")
+    (tmp_path / "sharp.yaml").write_text(page.split("```yaml\n")[1].split("```")[0], "utf-8")
+    study = load_study(tmp_path / "sharp.yaml")
+    assert len(study.runs) == 2 * 3 * 10
+    assert first_words(section(page, "Ready studies")) != []
+    assert sorted(first_words(section(page, "Ready studies"))) == sorted(shipped_studies())

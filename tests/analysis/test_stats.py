@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from durotaxis.analysis.stats import Estimate, Sample, mean_interval, normalised_return, wilson
+from durotaxis.analysis.stats import (
+    CensoredSteps,
+    Estimate,
+    Sample,
+    area_under_curve,
+    mean_interval,
+    normalised_return,
+    restricted_mean_steps,
+    spread,
+    steps_to_reach,
+    wilson,
+)
 
 
 @pytest.mark.parametrize("count", [1, 5, 20, 100, 1000])
@@ -96,3 +107,93 @@ def test_a_single_episode_has_a_normalised_return_without_interval():
     found = normalised_return(Sample.of([3.0]), Sample(-2.0, 0.1, 50), Sample(6.0, 0.1, 50))
     assert found.mean == pytest.approx(0.625)
     assert found.low is found.high is None
+
+
+def test_spread_has_the_chi_square_interval():
+    values = np.random.default_rng(0).normal(5.0, 2.0, 8)
+    found = spread(values, 0.9)
+    squares = np.square(values - values.mean()).sum()
+    high, low = (math.sqrt(squares / stats.chi2.ppf(tail, 7)) for tail in (0.05, 0.95))
+    assert [found.mean, found.low, found.high] == pytest.approx([values.std(ddof=1), low, high])
+    assert spread(10 * values + 3).high == pytest.approx(10 * spread(values).high)
+    assert spread([2.0]) == Estimate(None, None, None, 1)
+    assert spread([0.1, 0.1, 0.1]) == Estimate(0.0, 0.0, 0.0, 3)
+
+
+def test_spread_covers_the_truth_of_normal_values():
+    found = [spread(values) for values in np.random.default_rng(1).normal(0.0, 3.0, (2000, 5))]
+    # Three standard errors of the simulation are 0.015.
+    assert abs(np.mean([e.low <= 3.0 <= e.high for e in found]) - 0.95) < 0.02
+
+
+def test_area_of_known_curves():
+    assert area_under_curve([0, 10], [0.0, 1.0], 10) == 0.5
+    assert area_under_curve([5], [0.3], 10) == pytest.approx(0.3)
+    # Flat 0 to 2, up to 4 at 6, flat to 10: (0 + 8 + 16) / 10.
+    assert area_under_curve([2, 6], [0.0, 4.0], 10) == pytest.approx(2.4)
+    # Beyond the budget only what leads there counts: 0 to 0.5 at 5 of 10.
+    assert area_under_curve([0, 10], [0.0, 1.0], 5) == 0.25
+
+
+def test_area_equals_a_fine_sum_and_is_affine():
+    rng = np.random.default_rng(0)
+    steps, values = np.cumsum(rng.integers(1, 50, 20)), rng.normal(size=20)
+    total = 700.0
+    fine = (np.arange(200_000) + 0.5) / 200_000 * total
+    expected = np.interp(fine, steps, values).mean()
+    assert area_under_curve(steps, values, total) == pytest.approx(expected, abs=1e-6)
+    moved = area_under_curve(steps * 3, values * 2 + 1, total * 3)
+    assert moved == pytest.approx(2 * expected + 1, abs=1e-6)
+
+
+def test_missing_points_of_a_curve_are_bridged():
+    whole = ([0, 10, 20], [0.0, 1.0, 2.0])
+    for hole in (None, math.nan):
+        values = [0.0, hole, 2.0]
+        assert area_under_curve(whole[0], values, 20) == area_under_curve(*whole, 20) == 1.0
+        assert area_under_curve(whole[0], [hole, 1.0, hole], 20) == 1.0
+        assert steps_to_reach(whole[0], values, 1.0, window=1) == 10.0
+
+
+def test_steps_to_reach_by_hand():
+    steps = [0, 10, 20, 30, 40]
+    assert steps_to_reach(steps, [0.0, 1.0, 2.0, 3.0, 4.0], 2.5) == 25.0  # a line stays as it is
+    assert steps_to_reach([0, 10, 40, 50], [0.0, 1.0, 4.0, 5.0], 2.0) == pytest.approx(20.0)
+    # Its running means are 1, 1, 1: a lone spike is no arrival at 3.
+    spike = [0.0, 0.0, 3.0, 0.0, 0.0]
+    assert steps_to_reach(steps, spike, 3.0, window=1) == 20.0
+    assert steps_to_reach(steps, spike, 3.0) is None
+    assert steps_to_reach(steps, spike, 1.0) == 10.0
+    assert steps_to_reach(steps, [0.0, 0.0, 0.0, 3.0, 6.0], 2.0) == 25.0
+    assert steps_to_reach(steps, [5.0] * 5, 4.0) == 10.0
+    assert steps_to_reach(steps, [5.0] * 5, 6.0) is None
+    assert steps_to_reach([3, 5], [1.0, 2.0], 1.5) == 4.0  # fewer points than the window
+    # It may fall again: the first arrival counts.
+    assert steps_to_reach(steps, [0.0, 4.0, 0.0, 0.0, 9.0], 2.0, window=1) == 5.0
+
+
+def test_restricted_mean_counts_those_that_never_arrive():
+    found = restricted_mean_steps([100.0, None, 300.0, None], 500)
+    assert found == CensoredSteps(mean_interval([100.0, 500.0, 300.0, 500.0]), 2)
+    assert restricted_mean_steps([None], 500) == CensoredSteps(Estimate(500.0, None, None, 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: area_under_curve([0, 1], [None, math.nan], 5), "values: nothing but NaN"),
+        (lambda: area_under_curve([], [], 5), r"steps: a row of numbers expected, found shape \(0,\)"),
+        (lambda: area_under_curve([0, 1, 1], [1.0, 2.0, 3.0], 5), "steps do not rise at 2"),
+        (lambda: area_under_curve([0, 1], [1.0], 5), r"2 steps for values of shape \(1,\)"),
+        (lambda: area_under_curve([0, 1], [1.0, math.inf], 5), "values: not finite at 1"),
+        (lambda: area_under_curve([0, 1], [1.0, 2.0], 0), "total_steps of 0"),
+        (lambda: steps_to_reach([0, 1], [1.0, 2.0], math.nan), "a level of nan"),
+        (lambda: steps_to_reach([0, 1], [1.0, 2.0], 1.0, window=0), "a window of 0 points"),
+        (lambda: restricted_mean_steps([600.0], 500), "steps from 600 to 600; a run has 0 to 500"),
+        (lambda: restricted_mean_steps([], 500), "reached: a row of numbers expected"),
+        (lambda: spread([1.0, math.nan]), "values: not finite at 1"),
+    ],
+)
+def test_wrong_curves(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,188 +1,413 @@
-"""From a configuration to a policy: seeds, calibration, devices, where files are found."""
+"""Studies that are run: what is made, in which order, how often, and what is left behind."""
 
-import importlib.metadata
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
+from study_cases import FakeLauncher, fake_record, write_study
 
-from durotaxis.core.config import KeyedError, load_config
+from durotaxis.cli import run as cli
 from durotaxis.core.errors import UserError
-from durotaxis.env import EnvConfig
-from durotaxis.study import calibrate as calibration
-from durotaxis.study import doctor
-from durotaxis.study.calibrate import calibrate_policy, make_images, random_observations
-from durotaxis.study.config import RootConfig, find_config
-from durotaxis.study.run import build_policy, prepare, select_device
+from durotaxis.records import (
+    FAILED,
+    RecordError,
+    read_plan,
+    read_record,
+    read_records,
+    record_path,
+    write_record,
+)
+from durotaxis.study.launchers import Outcome, make_launcher
+from durotaxis.study.plan import load_study
+from durotaxis.study.study import (
+    Selection,
+    alone,
+    estimate_seconds,
+    forget_failures,
+    open_study,
+    run_directory,
+    run_study,
+)
 
-CPU = torch.device("cpu")
-SMALL = [
-    "encoder.num_layers=1",
-    "encoder.hidden_dim=16",
-    "encoder.out_dim=16",
-    "encoder.simplicial.groups=4",
-    "actor_critic.hidden_dim=16",
-    "actor_critic.wsa_config.embedding_dim=16",
-    "actor_critic.wsa_config.context_dim=8",
-    "actor_critic.wsa_config.ptms=[{model_type: resnet18_random, tap: layer1}, {model_type: graph_cnn, freeze: false, tap: block1}]",
-]
-
-
-def small(*overrides: str) -> RootConfig:
-    return load_config(find_config("quick"), RootConfig, [*SMALL, *overrides])
-
-
-def weights(module: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
+REPORTED = {"seeds": [100, 101]}
 
 
-def test_weights_are_a_function_of_the_seed_alone():
-    before = torch.random.get_rng_state()
-    first = build_policy(small(), CPU)
-    assert torch.equal(before, torch.random.get_rng_state())
-    torch.rand(7)
-    assert torch.equal(weights(first), weights(build_policy(small(), CPU)))
-    assert not torch.equal(weights(first.encoder), weights(build_policy(small("run.seed=1"), CPU).encoder))
+def opened(tmp_path, changes=None, place="study", **options):
+    study = load_study(write_study(tmp_path, changes))
+    return open_study(study, tmp_path / place, **options)
 
 
-def test_both_arms_start_from_the_same_encoder_and_critic():
-    wsa, plain = build_policy(small(), CPU), build_policy(small("actor_critic.use_wsa=false"), CPU)
-    assert torch.equal(weights(wsa.encoder), weights(plain.encoder))
-    assert torch.equal(weights(wsa.critic), weights(plain.critic))
+def names(state):
+    return [run.name for run in state.left]
+
+
+def test_every_run_is_made_once_in_the_order_of_the_plan(tmp_path):
+    state, launcher = opened(tmp_path), FakeLauncher()
+    order = names(state)
+    state = run_study(state, launcher)
+    assert [name for name, _ in launcher.started] == order
+    assert {attempts for _, attempts in launcher.started} == {1}
+    assert not state.left
+    assert launcher.stopped == 1
+    again = FakeLauncher()
+    run_study(opened(tmp_path), again)
+    assert again.started == []
+
+
+def test_the_plan_is_written_for_readers_of_records_alone(tmp_path):
+    state = opened(tmp_path)
+    plan = read_plan(state.directory)
+    assert [(run.key, run.config) for run in plan.runs] == [(run.key, run.digest) for run in state.study.runs]
+    assert (plan.baseline, plan.purpose, plan.total_steps, plan.seeds) == ("baseline", "tuning", 128, [0, 1])
+    assert {scenario.name: scenario.is_control for scenario in plan.scenarios} == {
+        "linear": True,
+        "moat": False,
+    }
+    assert plan.arms[1].changes == {"actor_critic.use_wsa": True}
+    # The world was changed (max_steps), so the two policies that normalise were played in it.
+    assert plan.scenarios[0].references["delete-left"]["episodes"] == 250
+    for run in state.study.runs:
+        assert (state.directory / "configs" / f"{run.digest}.yaml").exists()
+
+
+def test_a_crash_is_started_again_and_given_up_after_the_stated_number_of_times(tmp_path):
+    def act(assignment, attempts):
+        if assignment.name == "wsa/linear/0" and attempts == 1:
+            return Outcome(assignment, crash="killed by SIGKILL")
+        if assignment.name == "wsa/moat/0":
+            return Outcome(assignment, crash="loss is not finite")
+        return Outcome(assignment, fake_record(assignment, attempts))
+
+    launcher, lines = FakeLauncher(act), []
+    state = opened(tmp_path, {"attempts": 3})
+    state = run_study(state, launcher, lambda state, running, line: lines.append(line))
+    assert [n for name, n in launcher.started if name == "wsa/linear/0"] == [1, 2]
+    assert [n for name, n in launcher.started if name == "wsa/moat/0"] == [1, 2, 3]
+    record = read_record(record_path(state.directory, "wsa", "moat", 0))
+    assert (record.status, record.attempts, record.error) == (FAILED, 3, "loss is not finite")
+    assert read_record(record_path(state.directory, "wsa", "linear", 0)).attempts == 2
+    assert [each.key for each in state.failed] == [("wsa", "moat", 0)]
+    assert "wsa/moat/0: failed after 3 attempts, loss is not finite" in lines
+    # Counted, not dropped: it is not made again unless asked for.
+    assert not opened(tmp_path, {"attempts": 3}).left
+    assert names(forget_failures(state)) == ["wsa/moat/0"]
+
+
+def test_crashes_are_counted_over_kills_of_the_study(tmp_path):
+    def stop_after_first(assignment, attempts):
+        if attempts == 1:
+            return Outcome(assignment, crash="killed by SIGKILL")
+        raise KeyboardInterrupt
+
+    launcher = FakeLauncher(stop_after_first)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(opened(tmp_path), launcher)
+    assert launcher.stopped == 1
+    second = FakeLauncher(lambda assignment, attempts: Outcome(assignment, crash="again"))
+    run_study(opened(tmp_path), second)
+    assert second.started[0] == ("baseline/linear/0", 2)
+    assert second.started[1][0] == "wsa/linear/0"
+
+
+def test_a_refused_run_ends_the_study_with_its_reason_after_the_others(tmp_path):
+    def act(assignment, attempts):
+        if assignment.arm == "wsa" and assignment.seed == 0:
+            return Outcome(assignment, refusal="no such weights")
+        return Outcome(assignment, fake_record(assignment))
+
+    launcher, state = FakeLauncher(act), opened(tmp_path)
+    with pytest.raises(UserError, match="wsa/linear/0: no such weights; wsa/moat/0: no such weights"):
+        run_study(state, launcher)
+    assert len(launcher.started) == 8
+    assert len(list(read_records(state.directory))) == 6
+
+
+def test_a_selection_is_made_and_the_rest_is_left(tmp_path):
+    part = Selection(arms=("wsa",), seeds=(1,))
+    assert names(opened(tmp_path, selection=part)) == ["wsa/linear/1", "wsa/moat/1"]
+    with pytest.raises(UserError, match="the study has no seed 7; it has 0, 1"):
+        opened(tmp_path, selection=Selection(seeds=(7,)))
+    assert len(read_plan(tmp_path / "study").runs) == 8
+
+
+TUNED = {
+    "arms": {
+        "tuned": {
+            "start_from": {"arm": "wsa"},
+            "overrides": {"actor_critic": {"use_wsa": True, "wsa_config": {"attention_temperature": 0.5}}},
+        }
+    },
+    "seeds": [0],
+    "scenarios": ["linear"],
+}
+
+
+def test_a_run_waits_for_the_one_it_starts_from(tmp_path):
+    launcher = FakeLauncher(room=3)
+    state = opened(tmp_path, TUNED, selection=Selection(arms=("tuned",)))
+    assert names(state) == ["wsa/linear/0", "tuned/linear/0"]
+    run_study(state, launcher)
+    assert [name for name, _ in launcher.started] == ["wsa/linear/0", "tuned/linear/0"]
+
+
+def test_a_parent_of_which_only_the_record_is_here_is_made_again_for_its_weights(tmp_path):
+    state = run_study(opened(tmp_path, TUNED), FakeLauncher())
+    record_path(state.directory, "tuned", "linear", 0).unlink()
+    for arm in ("wsa", "tuned"):
+        place = run_directory(state.directory, (arm, "linear", 0))
+        place.rename(place.with_name("elsewhere"))
+    kept = record_path(state.directory, "wsa", "linear", 0).read_text()
+    state = opened(tmp_path, TUNED)
+    assert names(state) == ["wsa/linear/0", "tuned/linear/0"]
+    run_study(state, FakeLauncher())
+    assert record_path(state.directory, "wsa", "linear", 0).read_text() == kept
+
+
+def test_a_parent_that_was_refused_takes_its_children_along(tmp_path):
+    def act(assignment, attempts):
+        if assignment.arm == "wsa":
+            return Outcome(assignment, refusal="no such weights")
+        return Outcome(assignment, fake_record(assignment))
+
+    launcher = FakeLauncher(act)
+    with pytest.raises(UserError, match="wsa/linear/0: no such weights"):
+        run_study(opened(tmp_path, TUNED), launcher)
+    assert [name for name, _ in launcher.started] == ["baseline/linear/0", "wsa/linear/0"]
+
+
+def test_a_study_goes_on_from_records_alone(tmp_path):
+    state = run_study(opened(tmp_path, REPORTED), FakeLauncher())
+    record_path(state.directory, "wsa", "moat", 101).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (state.directory / "records").rename(tmp_path / "elsewhere" / "records")
+    moved = opened(tmp_path, REPORTED, "fresh", borrow=[tmp_path / "elsewhere"])
+    assert names(moved) == ["wsa/moat/101"]
+
+
+def test_equal_runs_are_borrowed_under_another_name_and_others_are_not(tmp_path):
+    run_study(opened(tmp_path, REPORTED), FakeLauncher())
+    more = {
+        **REPORTED,
+        "arms": {
+            "sharp": {
+                "overrides": {"actor_critic": {"use_wsa": True, "wsa_config": {"attention_temperature": 0.1}}}
+            }
+        },
+    }
+    text = write_study(tmp_path, more, "other").read_text().replace("  wsa:", "  plain-wsa:")
+    (tmp_path / "other.yaml").write_text(text)
+    state = open_study(load_study(tmp_path / "other.yaml"), tmp_path / "other", borrow=[tmp_path / "study"])
+    assert {run.key[0] for run in state.left} == {"sharp"}
+    assert state.records[("plain-wsa", "moat", 100)].study == "other"
+    judged = {**REPORTED, "evaluation": {"episodes": 5}}
+    stricter = opened(tmp_path, judged, "stricter", borrow=[tmp_path / "study"])
+    assert len(stricter.left) == 8
+
+
+def test_reported_seeds_are_run_once(tmp_path):
+    run_study(opened(tmp_path, REPORTED), FakeLauncher())
+    changed = {**REPORTED, "overrides": {"ppo": {"learning_rate": 1e-4}}}
+    with pytest.raises(RecordError, match=r"was reported with another configuration.*run once.*200 on"):
+        opened(tmp_path, changed)
+
+
+def test_tuning_seeds_are_made_again_when_the_design_changes(tmp_path):
+    run_study(opened(tmp_path), FakeLauncher())
+    state = opened(tmp_path, {"arms": {"wsa": {"overrides": {"ppo": {"learning_rate": 1e-4}}}}})
+    assert {run.key[0] for run in state.left} == {"wsa"}
+
+
+def test_records_of_another_version_are_not_mixed_in(tmp_path):
+    state = run_study(opened(tmp_path, REPORTED), FakeLauncher())
+    path = record_path(state.directory, "wsa", "moat", 100)
+    write_record(state.directory, replace(read_record(path), version="0.0.1"))
+    with pytest.raises(RecordError, match=r"moat/100\.json: made by durotaxis 0\.0\.1, this is"):
+        opened(tmp_path, REPORTED)
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "format": 0}))
+    with pytest.raises(RecordError, match="of format 0, this version reads 1"):
+        opened(tmp_path, REPORTED)
+    path.write_text('{"format": 1, "arm"')
+    with pytest.raises(RecordError, match="not JSON"):
+        opened(tmp_path, REPORTED)
+    path.write_text(json.dumps({key: value for key, value in data.items() if key != "curve"}))
+    with pytest.raises(RecordError, match=r"not a record of this version .curve"):
+        opened(tmp_path, REPORTED)
+
+
+def test_records_of_other_runs_are_refused(tmp_path):
+    state = run_study(opened(tmp_path, REPORTED), FakeLauncher())
+    path = record_path(state.directory, "wsa", "moat", 100)
+    path.rename(path.with_name("300.json"))
+    with pytest.raises(RecordError, match=r"300\.json holds the record of wsa/moat/100; put it there"):
+        opened(tmp_path, REPORTED)
+    path.with_name("300.json").unlink()
+    with pytest.raises(RecordError, match="the study plans no such run"):
+        opened(tmp_path, {"seeds": [101]})
+
+
+def test_a_directory_holds_one_study(tmp_path):
+    opened(tmp_path)
+    other = load_study(write_study(tmp_path, name="other"))
+    with pytest.raises(UserError, match="holds the study tiny, not other; choose another --directory"):
+        open_study(other, tmp_path / "study")
+
+
+def test_two_processes_cannot_run_one_study(tmp_path):
+    with (
+        alone(tmp_path / "study"),
+        pytest.raises(RecordError, match="another process runs this study"),
+        alone(tmp_path / "study"),
+    ):
+        pass
+
+
+def test_the_estimate_is_taken_from_records_where_there_are_some(tmp_path):
+    state = run_study(opened(tmp_path, selection=Selection(seeds=(0,))), FakeLauncher())
+    state = replace(state, wanted=frozenset(run.key for run in state.study.runs))
+    assert estimate_seconds(state, 2) == pytest.approx(4 * 128 / 128.0 / 2)
+    done = run_study(state, FakeLauncher())
+    assert estimate_seconds(done, 2) is None
+
+
+def without_time(record):
+    """A record but for what was measured."""
+    origin = {key: value for key, value in record.provenance.items() if key != "started"}
+    parameters = {key: record.cost[key] for key in ("num_parameters", "num_trainable")}
+    return replace(record, cost=parameters, provenance=origin)
 
 
 @pytest.fixture(scope="module")
-def observations():
-    return random_observations(small().env, 0, CPU)
+def inline(tmp_path_factory):
+    """The tiny study, really made in this process: its state."""
+    folder = tmp_path_factory.mktemp("inline")
+    changes = {"seeds": [0], "scenarios": ["linear"], "arms": TUNED["arms"]}
+    changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
+    state = opened(folder, changes)
+    return run_study(state, make_launcher("inline", 1, 1))
 
 
-def test_calibration_images_come_from_a_seeded_random_rollout(observations, monkeypatch):
-    fields = torch.cat([o.field for o in observations])
-    assert len(fields) >= 512
-    assert len(fields.flatten(1).unique(dim=0)) > 450
-    monkeypatch.setattr(calibration, "NUM_STEPS", 8)
-    (_, again), (_, other) = (random_observations(small().env, seed, CPU) for seed in (0, 1))
-    assert torch.equal(observations[1].field, again.field)
-    assert not torch.equal(observations[1].field, other.field)
+def test_a_real_run_leaves_a_small_record_with_all_that_was_asked_for(inline):
+    records = inline.records
+    assert set(records) == {(arm, "linear", 0) for arm in ("baseline", "wsa", "tuned")}
+    for record in records.values():
+        path = record_path(inline.directory, *record.key)
+        assert path.stat().st_size < 6000
+        assert record.steps == 128
+        assert sum(record.curve["episodes"]) == record.episodes > 0
+        assert record.cost["elapsed_s"] > 0
+    scored = {
+        (s.scenario, s.condition, s.intervention): s.episodes for s in records[("wsa", "linear", 0)].scores
+    }
+    assert scored == {
+        ("linear", "trained", "none"): 4,
+        ("linear", "trained", "zero"): 2,
+        ("linear", "trained", "uniform"): 2,
+        ("linear", "dense", "none"): 2,
+        ("moat", "trained", "none"): 2,
+    }
+    assert ("linear", "trained", "uniform") not in {
+        (s.scenario, s.condition, s.intervention) for s in records[("baseline", "linear", 0)].scores
+    }
+    attention = records[("wsa", "linear", 0)].attention
+    assert attention["names"] == ["graph_cnn", "graph_gnn_connectivity"]
+    assert all(sum(weight) == pytest.approx(1.0, abs=1e-4) for weight in attention["weight"])
+    assert records[("baseline", "linear", 0)].attention is None
 
 
-def test_calibration_sets_frozen_random_statistics_once(monkeypatch, observations):
-    monkeypatch.setattr(calibration, "random_observations", lambda *_: observations)
-    config = small()
-    policy = build_policy(config, CPU)
-    assert calibrate_policy(policy, config.env, 0) == ["resnet18_random"]
-    ptm = policy.actor.extractor.ptms[0]
-    images = torch.cat([make_images(policy, o) for o in observations])
-    with torch.no_grad():
-        first = ptm.backbone.bn1(ptm.backbone.conv1(ptm.prepare(images)))
-    assert first.mean((0, 2, 3)).abs().max() < 0.02
-    assert (first.var((0, 2, 3)) - 1).abs().max() < 0.05
-    statistics = policy.frozen_hash()
-    assert calibrate_policy(policy, config.env, 1) == []
-    assert policy.frozen_hash() == statistics
+def test_a_run_that_starts_from_another_has_its_weights_at_first(inline):
+    from durotaxis.ppo import load
+
+    start = run_directory(inline.directory, ("tuned", "linear", 0))
+    parent = load(run_directory(inline.directory, ("wsa", "linear", 0)) / "checkpoints" / "last.pt")
+    events = (start / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(events[0])["step"] == 32
+    own = load(start / "checkpoints" / "last.pt")
+    # Frozen weights and calibrated statistics are those of the parent, of which its record shows the hash.
+    assert own.frozen_hash == parent.frozen_hash
 
 
-def test_calibration_sees_the_pictures_painted_from_tokens(monkeypatch, observations):
-    monkeypatch.setattr(calibration, "random_observations", lambda *_: observations)
-    config = small("actor_critic.image.source=tokens")
-    policy = build_policy(config, CPU)
-    images = make_images(policy, observations[0])
-    assert images.shape == (32, 3, 24, 24)
-    assert not torch.equal(images, observations[0].field)
-    assert calibrate_policy(policy, config.env, 0) == ["resnet18_random"]
-    config = small("actor_critic.image={source: tokens, scope: node, readout: pooled}")
-    images = make_images(build_policy(config, CPU), observations[0])
-    assert len(images) == int(observations[0].node_mask.sum())
-
-
-def test_the_field_is_observed_where_the_image_needs_it():
-    assert RootConfig().env.observation.field
-    tokens = {"image": {"source": "tokens"}}
-    assert not RootConfig(actor_critic=tokens).env.observation.field
-    assert RootConfig(env={"scenario": "moat"}).env.observation.field
-    with pytest.raises(ValueError, match="must be true while") as caught:
-        RootConfig(env=EnvConfig())
-    assert isinstance(caught.value.errors()[0]["ctx"]["error"], KeyedError)
-
-
-@pytest.mark.parametrize(
-    ("late", "message"),
-    [
-        ("enters_at: 33", "1.enters_at: late would never enter: the last rollout begins at step 32;"),
-        ("enters_at: 100", "1.enters_at: late would never enter"),
-        ("ramp_steps: 16", "1.ramp_steps: late would enter in full .* one takes 16 steps;"),
-        ("enters_at: 32, ramp_steps: 17", None),
-    ],
-)
-def test_newcomers_that_never_enter_or_ramp_within_a_rollout_are_refused(late, message):
-    overrides = [
-        "ppo.num_colonies=4",
-        "ppo.rollout_steps=4",
-        "training.total_steps=40",  # three rollouts
-        f"actor_critic.wsa_config.ptms=[{{model_type: graph_cnn}}, {{model_type: graph_cnn, name: late, {late}}}]",
+def test_processes_make_the_same_records_through_a_kill_9(tmp_path, inline):
+    """The study is killed while a run trains; the same command goes on, and nothing differs."""
+    changes = {"seeds": [0], "scenarios": ["linear"], "arms": TUNED["arms"]}
+    changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
+    file, place = write_study(tmp_path, changes), tmp_path / "study"
+    command = [
+        sys.executable,
+        "-m",
+        "durotaxis",
+        "study",
+        "run",
+        str(file),
+        "--directory",
+        str(place),
+        "--workers",
+        "1",
+        "--cost-turns",
+        "0",
     ]
-    small(*overrides, "actor_critic.use_wsa=false")
-    if message is None:
-        assert small(*overrides).actor_critic.use_wsa
-    else:
-        with pytest.raises(UserError, match=f"actor_critic.wsa_config.ptms.{message}"):
-            small(*overrides)
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    metrics = place / "runs/baseline/linear/0/metrics.jsonl"
+    end = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 1) and time.monotonic() < end:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not record_path(place, "baseline", "linear", 0).exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 runs have a record, 0 of them failed" in done.stdout
+    theirs = {record.key: without_time(record) for record in read_records(place)}
+    ours = {key: without_time(record) for key, record in inline.records.items()}
+    assert theirs == ours
 
 
-def test_shipped_configurations_are_found_from_anywhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert find_config("quick").name == "quick.yaml"
-    Path("quick").write_text("run: {seed: 4}")
-    assert find_config("quick") == Path("quick")
-    with pytest.raises(UserError, match="no such file \\(did you mean 'baseline'"):
-        find_config("configs/baselin.yaml")
+def test_ray_makes_the_same_records(tmp_path, inline):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'durotaxis[ray]'")
+    changes = {"seeds": [0], "scenarios": ["linear"], "arms": TUNED["arms"]}
+    changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
+    state = run_study(opened(tmp_path, changes), make_launcher("ray", 1, 1))
+    theirs = {key: without_time(record) for key, record in state.records.items()}
+    assert theirs == {key: without_time(record) for key, record in inline.records.items()}
+
+
+def test_a_launcher_that_is_none():
+    with pytest.raises(UserError, match="launcher 'cloud' must be one of inline, process, ray"):
+        make_launcher("cloud", 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("part", "message"),
+    ("arguments", "message"),
     [
-        ("ptm:resnet18_random", "ptm:resnet18_random is frozen and does not learn"),
-        (
-            "ptm:graph",
-            r"no part ptm:graph \(did you mean 'ptm:graph_cnn'\?\); this policy has ptm:graph_cnn, ",
-        ),
+        (["study", "run", "nothing.yaml"], "nothing.yaml: no such study"),
+        (["study", "run", "FILE", "--seeds", "a,b"], "--seeds a,b: give numbers with commas"),
+        (["study", "run", "FILE", "--arms", "wsb"], "the study has no arm wsb; it has baseline, wsa"),
+        (["study", "run", "FILE", "--records", "nowhere"], "--records nowhere: no such directory"),
     ],
 )
-def test_a_learning_rate_of_a_wrong_part_is_found_before_the_run_directory_is_made(tmp_path, part, message):
-    factors = f"ppo.learning_rate_factors={{'{part}': 0.1}}"
-    with pytest.raises(UserError, match=message):
-        prepare("quick", [*SMALL, factors, f"run.directory={tmp_path / 'run'}"])
-    assert not (tmp_path / "run").exists()
+def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    file = write_study(tmp_path)
+    assert cli([str(file) if part == "FILE" else part for part in arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
-def test_threads_and_device():
-    before = torch.get_num_threads()
-    try:
-        assert select_device(small("run.threads=2", "run.device=cpu")) == CPU
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    with pytest.raises(UserError, match=r"use run\.device=cpu"):
-        select_device(small("run.device=cuda:63"))
-
-
-def test_doctor_says_what_is_missing_and_how_to_get_it(monkeypatch):
-    def version(name: str) -> str:
-        if name in ("scipy", "torchrl"):
-            raise importlib.metadata.PackageNotFoundError
-        return "1.0"
-
-    monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setattr(doctor, "at_hand", lambda name: None)
-    found = {finding.name: finding for finding in doctor.examine()}
-    assert (found["scipy"].is_good, found["scipy"].advice) == (False, "pip install scipy")
-    assert (found["torchrl"].is_good, found["torchrl"].advice) == (
-        True,
-        "pip install 'durotaxis[torchrl]', if wanted",
+def test_the_plan_is_printed_and_nothing_is_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli(["study", "run", str(write_study(tmp_path)), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "2 arms x 2 scenarios x 2 seeds (tuning seeds: nothing of this is a result) = 8 runs of 128 steps"
+        in said
     )
-    assert not found["resnet18_imagenet"].is_good
-    assert "timm/resnet18.tv_in1k" in found["resnet18_imagenet"].advice
-    assert found["graph_cnn"].is_good
-    assert "cores" in found["cpu"].state
-    assert "pytest" not in found
+    assert "estimate: " in said
+    assert not list(Path("runs/studies/tiny").glob("runs/*/*/*"))
+    assert os.listdir("runs/studies/tiny/configs")

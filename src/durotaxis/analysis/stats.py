@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.special import ndtri, stdtrit
+import numpy as np
+from scipy.special import chdtri, ndtri, stdtrit
 
 CONFIDENCE = 0.95
 MIN_SIGNAL = 5.0
@@ -19,9 +20,9 @@ MIN_SIGNAL = 5.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with an interval. None where there are too few values for it."""
+    """A point estimate (a mean unless said otherwise) with an interval. None where it is undefined."""
 
-    mean: float | None
+    mean: float | None  # the point estimate
     low: float | None
     high: float | None
     count: int  # values it rests on
@@ -33,6 +34,14 @@ class Estimate:
 
 
 NOTHING = Estimate(None, None, None, 0)
+
+
+@dataclass(frozen=True)
+class CensoredSteps:
+    """Steps to an event that some runs never saw."""
+
+    mean: Estimate  # of min(steps, total_steps)
+    censored: int  # runs without the event, counted as total_steps
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,85 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
     if not len(values):
         return NOTHING
     sample = Sample.of(values)
-    return _with_interval(sample.mean, sample.standard_error, sample.count - 1.0, sample.count, confidence)
+    return t_interval(sample.mean, sample.standard_error, sample.count - 1.0, sample.count, confidence)
+
+
+def spread(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
+    """Standard deviation (n - 1) with its chi-square interval; undefined of fewer than two values.
+
+        s sqrt((n - 1) / chi²(1 - a/2)) .. s sqrt((n - 1) / chi²(a/2)),  a = 1 - confidence
+
+    Exact for normal values (e.g. Snedecor and Cochran, "Statistical Methods", 1967), and for no others:
+    at 10 values 95 % intervals covered 0.95 of normal, 0.89 of Beta(5, 1), 0.94 of nearly bimodal and 0.68
+    of lognormal ones, at 5 values 0.95, 0.90, 0.76 and 0.78.
+    """
+    array = _finite("values", np.asarray(values, dtype=float))
+    freedom = len(array) - 1
+    if freedom < 1:
+        return Estimate(None, None, None, len(array))
+    deviation = float(array.std(ddof=1)) if array.min() < array.max() else 0.0
+    tail = (1 - confidence) / 2
+    low, high = (deviation * math.sqrt(freedom / chdtri(freedom, above)) for above in (tail, 1 - tail))
+    return Estimate(deviation, low, high, len(array))
+
+
+def area_under_curve(
+    steps: Sequence[float] | np.ndarray, values: Sequence[float | None] | np.ndarray, total_steps: float
+) -> float:
+    """Mean height over [0, total_steps] of the piecewise linear curve, extended flat at both ends.
+
+    None and NaN are left out, so that the curve runs straight across them; a curve of nothing else is an
+    error. Trapezoidal rule, exact for such a curve.
+    """
+    if not (math.isfinite(total_steps) and total_steps > 0):
+        raise ValueError(f"total_steps of {total_steps}; a positive number is needed")
+    x, y = _curve(steps, values)
+    corners = np.concatenate([[0.0], x[(x > 0) & (x < total_steps)], [float(total_steps)]])
+    return float(np.trapezoid(np.interp(corners, x, y), corners) / total_steps)
+
+
+def steps_to_reach(
+    steps: Sequence[float] | np.ndarray,
+    values: Sequence[float | None] | np.ndarray,
+    level: float,
+    window: int = 3,
+) -> float | None:
+    """First step at which the smoothed curve is at or above `level`; None if it never is.
+
+    The smoothed curve joins the running means, of steps as of values, of each `window` points in a row (all
+    points, if they are fewer) by straight lines; a straight curve is left as it is. It may fall again
+    later. A curve that starts at the level has reached it at its first smoothed point. None and NaN are
+    left out.
+    """
+    if window < 1:
+        raise ValueError(f"a window of {window} points")
+    if not math.isfinite(level):
+        raise ValueError(f"a level of {level}")
+    x, y = _curve(steps, values)
+    width = min(window, len(x))
+    x, y = (np.lib.stride_tricks.sliding_window_view(line, width).mean(axis=1) for line in (x, y))
+    reached = np.flatnonzero(y >= level)
+    if not len(reached):
+        return None
+    at = int(reached[0])
+    if at == 0:
+        return float(x[0])
+    share = (level - y[at - 1]) / (y[at] - y[at - 1])
+    return float(x[at - 1] + share * (x[at] - x[at - 1]))
+
+
+def restricted_mean_steps(
+    reached: Sequence[float | None], total_steps: float, confidence: float = CONFIDENCE
+) -> CensoredSteps:
+    """Mean over runs of the steps to reach a level, runs that never did (None) counting as `total_steps`.
+
+    The restricted mean E min(T, total_steps) (Irwin, 1949) with Student's t interval: a lower bound of the
+    mean of T where runs are censored. A run that reached it after `total_steps` is an error.
+    """
+    times = _finite("reached", np.array([total_steps if step is None else step for step in reached], float))
+    if times.min() < 0 or times.max() > total_steps:
+        raise ValueError(f"steps from {times.min():g} to {times.max():g}; a run has 0 to {total_steps:g}")
+    return CensoredSteps(mean_interval(times.tolist(), confidence), sum(step is None for step in reached))
 
 
 def normalised_return(
@@ -124,14 +211,38 @@ def normalised_return(
     variance = math.fsum(error * error for error, _ in weighted)
     if not math.isfinite(variance):
         return Estimate(x, None, None, values.count)
-    spread = math.fsum(error**4 / (count - 1) for error, count in weighted if error and count > 1)
-    freedom = variance * variance / spread if spread else math.inf
-    return _with_interval(x, math.sqrt(variance), freedom, values.count, confidence)
+    scatter = math.fsum(error**4 / (count - 1) for error, count in weighted if error and count > 1)
+    freedom = variance * variance / scatter if scatter else math.inf
+    return t_interval(x, math.sqrt(variance), freedom, values.count, confidence)
 
 
-def _with_interval(mean: float, error: float, freedom: float, count: int, confidence: float) -> Estimate:
+def t_interval(mean: float, error: float, freedom: float, count: int, confidence: float) -> Estimate:
+    """An estimate ± Student's quantile of its standard errors; of an infinite error no interval."""
     if not math.isfinite(error):
         return Estimate(mean, None, None, count)
     quantile = 0.5 + confidence / 2
     factor = float(ndtri(quantile) if math.isinf(freedom) else stdtrit(freedom, quantile))
     return Estimate(mean, mean - factor * error, mean + factor * error, count)
+
+
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"{name}: a row of numbers expected, found shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name}: not finite at {int(np.flatnonzero(~np.isfinite(values))[0])}")
+    return values
+
+
+def _curve(
+    steps: Sequence[float] | np.ndarray, values: Sequence[float | None] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values without the points that have none."""
+    x, y = _finite("steps", np.asarray(steps, dtype=float)), np.asarray(values, dtype=float)
+    if x.shape != y.shape:
+        raise ValueError(f"{len(x)} steps for values of shape {y.shape}")
+    if (np.diff(x) <= 0).any():
+        raise ValueError(f"steps do not rise at {int(np.flatnonzero(np.diff(x) <= 0)[0]) + 1}")
+    known = ~np.isnan(y)
+    if not known.any():
+        raise ValueError("values: nothing but NaN")
+    return x[known], _finite("values", y[known])

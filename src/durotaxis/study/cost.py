@@ -10,8 +10,10 @@ import dataclasses
 import os
 import platform
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +42,7 @@ def measure_cost(
     scenario: str,
     turns: int,
     advance: Callable[[int], None] = lambda count: None,
+    with_memory: bool = True,
 ) -> StudyCost:
     """Time rollouts, updates and forward passes of every arm; one turn before is not counted.
 
@@ -48,6 +51,7 @@ def measure_cost(
         scenario: what the world is called.
         turns: measurements per arm.
         advance: called with 1 after every turn of every arm.
+        with_memory: measure memory, too; otherwise it is 0.
     """
     arms = {name: _Arm(config) for name, config in configs.items()}
     measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in arms}
@@ -67,7 +71,7 @@ def measure_cost(
             forward_s=forward,
             collect_s=gathered,
             update_s=learned,
-            peak_memory_mb=arm.peak_memory_mb(),
+            peak_memory_mb=arm.peak_memory_mb() if with_memory else 0.0,
         )
     first = next(iter(arms.values()))
     return StudyCost(
@@ -190,8 +194,6 @@ class _PeakOfTensors(TorchDispatchMode):
 
     def hold(self, values: Any) -> None:
         """Count these tensors until they are freed."""
-        import weakref
-
         for leaf in tree_leaves(values):
             if not isinstance(leaf, torch.Tensor):
                 continue
@@ -217,7 +219,7 @@ def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        lines = open("/proc/cpuinfo", encoding="utf-8").read().splitlines()  # noqa: SIM115
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

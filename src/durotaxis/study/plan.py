@@ -486,11 +486,11 @@ def _refuse_unfair(
                     f"{where}: differ in budget ({first.total_steps:,} and {run.total_steps:,} environment "
                     "steps, distillation included); give both the same"
                 )
+            if run.config.training.curriculum != first.config.training.curriculum:
+                raise UserError(f"{where}: differ in training.curriculum; give both the same")
             seen = {"observation": first.config.env.observation}
             if run.config.env.model_copy(update=seen) != first.config.env:
                 raise UserError(f"{where}: differ in the world ({_first_difference(first, run, 'env')})")
-            if run.config.training.curriculum != first.config.training.curriculum:
-                raise UserError(f"{where}: differ in training.curriculum; give both the same")
             twins = [other for other, each in arms.items() if other < arm and each.digest == run.digest]
             if twins:
                 raise UserError(f"{file}: arms {twins[0]} and {arm} are the same; remove one of them")

@@ -356,7 +356,7 @@ def estimate_seconds(
             speeds.setdefault(record.arm, []).append(record.cost["steps_per_s"])
     unknown = {run.key[0]: run.config for run in reversed(left) if run.key[0] not in speeds}
     if unknown:
-        cost = measure_cost(unknown, "", 1, advance)
+        cost = measure_cost(unknown, "", 1, advance, with_memory=False)
         for arm, measured in cost.arms.items():
             taken = measured.collect_s[0] + measured.update_s[0]
             speeds[arm] = [cost.steps_per_rollout / taken]

@@ -1,0 +1,204 @@
+"""Study files: what follows from one, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from study_cases import TINY, write_study
+
+from durotaxis.core.errors import UserError
+from durotaxis.study.config import shipped_studies
+from durotaxis.study.plan import digest_of, find_study, load_study
+
+
+def test_arms_times_scenarios_times_seeds_seed_by_seed(tmp_path):
+    study = load_study(write_study(tmp_path))
+    keys = [run.key for run in study.runs]
+    assert keys == [
+        (arm, scenario, seed)
+        for seed, scenario, arm in itertools.product((0, 1), ("linear", "moat"), ("baseline", "wsa"))
+    ]
+    assert study.total_steps == 128
+    assert study.config.baseline == "baseline"
+    assert study.config.purpose == "tuning"
+    assert [setting.is_control for setting in study.settings] == [True, False]
+
+
+def test_a_run_is_base_then_study_then_scenario_then_arm_then_seed(tmp_path):
+    changes = {
+        "overrides": {"ppo": {"learning_rate": 1e-4, "clip_range": 0.3, "gae_lambda": 0.9}},
+        "scenarios": [
+            {
+                "name": "slow",
+                "scenario": "moat",
+                "overrides": {"ppo": {"clip_range": 0.1, "learning_rate": 2e-4}},
+            }
+        ],
+        "control": [],
+        "arms": {"wsa": {"overrides": {"ppo": {"learning_rate": 3e-4}}}},
+    }
+    run = load_study(write_study(tmp_path, changes)).run(("wsa", "slow", 1))
+    ppo = run.config.ppo
+    assert (ppo.learning_rate, ppo.clip_range, ppo.gae_lambda) == (3e-4, 0.1, 0.9)
+    assert run.config.env.scenario == "moat"
+    assert run.config.run.seed == 1
+    assert run.config.run.threads == 1
+
+
+def test_the_digest_names_what_a_run_computes_not_where(tmp_path):
+    one, two = (run.config for run in load_study(write_study(tmp_path)).runs[:2])
+    moved = one.model_copy(update={"run": one.run.model_copy(update={"directory": "x", "device": "cpu"})})
+    assert digest_of(moved) == digest_of(one) != digest_of(two)
+    seeded = one.model_copy(update={"run": one.run.model_copy(update={"seed": 7})})
+    assert digest_of(seeded) != digest_of(one)
+
+
+def test_what_varies_makes_a_scenario_of_every_combination(tmp_path):
+    vary = {"ppo.learning_rate": [1e-3, 1e-4], "env.num_initial_nodes": [2, 5]}
+    study = load_study(write_study(tmp_path, {"vary": vary, "scenarios": ["moat"], "control": []}))
+    names = [setting.name for setting in study.settings]
+    assert names == [
+        "moat,learning_rate=0.001,num_initial_nodes=2",
+        "moat,learning_rate=0.001,num_initial_nodes=5",
+        "moat,learning_rate=0.0001,num_initial_nodes=2",
+        "moat,learning_rate=0.0001,num_initial_nodes=5",
+    ]
+    last = study.run(("wsa", names[-1], 0)).config
+    assert (last.ppo.learning_rate, last.env.num_initial_nodes) == (1e-4, 5)
+
+
+def test_an_arm_comes_after_the_one_it_starts_from(tmp_path):
+    arms = {
+        "tuned": {
+            "start_from": {"arm": "wsa", "scenario": {"linear": "moat", "moat": "linear"}},
+            "overrides": {"actor_critic": {"use_wsa": True}},
+        },
+    }
+    study = load_study(write_study(tmp_path, {"arms": arms}))
+    order = [run.key for run in study.runs]
+    for run in study.runs:
+        if run.parent is not None:
+            assert order.index(run.parent) < order.index(run.key)
+            assert run.digest != study.run(("wsa", *run.key[1:])).digest
+    assert study.run(("tuned", "linear", 0)).parent == ("wsa", "moat", 0)
+
+
+def test_a_lesson_counts_as_training(tmp_path):
+    taught = {
+        "start_from": {"arm": "baseline", "by": "distillation", "steps": 64},
+        "overrides": {"actor_critic": {"use_wsa": True}, "training": {"total_steps": 64}},
+    }
+    study = load_study(write_study(tmp_path, {"arms": {"taught": taught}}))
+    assert {run.total_steps for run in study.runs} == {128}
+
+
+WRONG = {
+    "no seeds": ({"seeds": []}, "seeds: .*at least 1"),
+    "seeds of both kinds": ({"seeds": [0, 100]}, "0 to 4, to choose designs on, or from 100 on, to report"),
+    "seeds of neither kind": ({"seeds": [7]}, "0 to 4"),
+    "a seed twice": ({"seeds": [0, 0]}, "listed twice"),
+    "an unknown scenario": (
+        {"scenarios": ["moot"]},
+        r"scenarios\.0: there is no scenario 'moot' \(did you mean 'moat'\?\)",
+    ),
+    "a scenario twice": ({"scenarios": ["moat", "moat"], "control": []}, "'moat' is listed twice"),
+    "an unknown control": ({"control": ["stripes"]}, r"control\.0: there is no scenario 'stripes'"),
+    "an unknown baseline": (
+        {"baseline": "basline"},
+        r"baseline: there is no arm 'basline' \(did you mean 'baseline'\?\)",
+    ),
+    "an unknown judge": (
+        {"evaluation": {"scenarios": ["moot"]}},
+        r"evaluation\.scenarios\.0: there is no scenario 'moot'",
+    ),
+    "equal arms": (
+        {"arms": {"twin": {"overrides": {"actor_critic": {"use_wsa": True}}}}},
+        "arms twin and wsa are the same|arms wsa and twin are the same",
+    ),
+    "another budget": (
+        {"arms": {"wsa": {"overrides": {"training": {"total_steps": 256}}}}},
+        r"differ in budget \(128 and 256",
+    ),
+    "another world": (
+        {"arms": {"wsa": {"overrides": {"env": {"max_nodes": 30}}}}},
+        r"differ in the world \(env.max_nodes: 60 and 30",
+    ),
+    "a key that is none": (
+        {"arms": {"wsa": {"overrides": {"ppo": {"learning_rat": 1}}}}},
+        r"arm wsa, scenario linear: ppo.learning_rat: unknown key \(did you mean 'learning_rate'",
+    ),
+    "an unknown parent": ({"arms": {"wsa": {"start_from": {"arm": "bas"}}}}, "there is no arm 'bas'"),
+    "its own parent": ({"arms": {"wsa": {"start_from": {"arm": "wsa"}}}}, "would start from itself"),
+    "parents in a circle": (
+        {"arms": {"baseline": {"start_from": {"arm": "wsa"}}, "wsa": {"start_from": {"arm": "baseline"}}}},
+        "start from each other",
+    ),
+    "a lesson without steps": (
+        {"arms": {"wsa": {"start_from": {"arm": "baseline", "by": "distillation"}}}},
+        "needs `steps`",
+    ),
+    "a bad name": ({"arms": {"a/b": {}}}, "letters, digits"),
+    "the name of no condition": (
+        {"evaluation": {"conditions": {"trained": {}}}},
+        "cannot be the name of a condition",
+    ),
+    "more variants than the baseline": (
+        {"seeds": [100], "arms": {"wsa": {"tried": ["lr 1e-4", "lr 1e-3"]}}},
+        "chosen among 2 variants, the baseline baseline among 0",
+    ),
+    "threads of its own": ({"arms": {"wsa": {"overrides": {"run": {"threads": 2}}}}}, "run.threads differs"),
+    "a curriculum of its own": (
+        {
+            "arms": {
+                "wsa": {
+                    "overrides": {"training": {"curriculum": [{"name": "a", "max_steps": 32}, {"name": "b"}]}}
+                }
+            }
+        },
+        "differ in training.curriculum",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said(tmp_path, name):
+    changes, message = WRONG[name]
+    with pytest.raises(UserError, match=message):
+        load_study(write_study(tmp_path, changes))
+
+
+def test_an_arm_given_twice_is_refused_with_its_line(tmp_path):
+    path = write_study(tmp_path)
+    path.write_text(path.read_text() + "arms: {}\n")
+    with pytest.raises(UserError, match=r"tiny\.yaml:\d+:1: .*arms"):
+        load_study(path)
+
+
+def test_a_study_that_is_none(tmp_path):
+    with pytest.raises(UserError, match=r"no such study \(did you mean 'ablation'\?\)"):
+        find_study("ablaton")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_studies()))
+def test_every_ready_study_resolves_with_report_seeds(name):
+    study = load_study(name)
+    assert study.config.purpose == "report"
+    assert len(study.config.arms) >= 2
+    assert all(arm.description for arm in study.config.arms.values())
+
+
+def test_the_ready_studies_are_those_that_were_asked_for():
+    assert sorted(shipped_studies()) == [
+        "ablation",
+        "baseline-vs-wsa",
+        "fusion-methods",
+        "pretrain-then-wsa",
+        "ptm-combinations",
+        "ptm-curriculum",
+        "robustness",
+        "temperature-and-heads",
+        "transfer",
+        "unfreeze",
+    ]
+    assert TINY["base"] == "quick"
