@@ -383,7 +383,7 @@ def test_all_that_is_wrong_with_a_space_is_said_at_once(make):
 
 
 def test_another_search_in_the_same_place_is_refused(make, tmp_path):
-    search = make()
+    search = make(trials=1)
     trials, _ = run(search)
     write_result(search, trials)
     for changed, part in (
@@ -399,7 +399,7 @@ def test_another_search_in_the_same_place_is_refused(make, tmp_path):
     with pytest.raises(
         UserError, match=r"holds another search \(it differs in sampler_seed\); choose another --out"
     ):
-        run(make(seed=1, directory="elsewhere"))
+        run(make(trials=1, seed=1, directory="elsewhere"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "wsa.yaml").write_text("precious")
     with pytest.raises(UserError, match=r"wsa.yaml: exists already; choose another --out"):

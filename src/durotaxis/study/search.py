@@ -323,8 +323,7 @@ def write_result(search: Search, trials: Trials) -> dict[str, Path]:
             written[arm] = search.out / f"{arm}.yaml"
             text = _header(search, best) + dump(trial_values(search, best))
             write_atomic(written[arm], text)
-    lines = {arm: {"tried": [_tried(search, trial) for trial in trials[arm]]} for arm in search.arms}
-    write_atomic(search.out / TRIED, "# To be pasted into a study that reports.\n" + dump({"arms": lines}))
+    write_atomic(search.out / TRIED, _tried_lines(search, trials))
     write_json(search.out / RESULT, _result(search, trials))
     return written
 
@@ -592,9 +591,15 @@ def _header(search: Search, best: Trial) -> str:
     return "".join(f"# {line}\n" for line in lines)
 
 
-def _tried(search: Search, trial: Trial) -> str:
-    """A line for `tried` of an arm."""
-    return f"search {search.study.name}, {search.objective}, {trial.describe()}"
+def _tried_lines(search: Search, trials: Trials) -> str:
+    """YAML with a line per trial, to be pasted."""
+    lines = ["# To be pasted into a study that reports.", "arms:"]
+    for arm in search.arms:
+        lines += [f"  {_text(arm)}:", "    tried:"]
+        for trial in trials[arm]:
+            text = f"search {search.study.name}, {search.objective}, {trial.describe()}"
+            lines.append(f"      - {_text(text)}")
+    return "\n".join(lines) + "\n"
 
 
 def _result(search: Search, trials: Trials) -> dict[str, Any]:
