@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -137,6 +137,99 @@ def run(
 
 
 @study_app.command(
+    "search",
+    epilog="Examples:\n\n"
+    "durotaxis study search baseline-vs-wsa seeds=[0,1] --trials 20 --space space.yaml --out found\n\n"
+    "durotaxis study search mine.yaml --trials 8 --space space.yaml --out found --plan\n\n"
+    "durotaxis study search mine.yaml --trials 8 --space space.yaml --out found --objective auc "
+    "overrides.training.total_steps=15360",
+)
+def search(
+    file: File,
+    trials: Annotated[int, typer.Option(min=1, help="Of every arm.")],
+    space: Annotated[
+        Path,
+        typer.Option(help="YAML: `ppo.clip_range: {low: 0.1, high: 0.3}`, `encoder.num_layers: [2, 4]`, ..."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of what is found: a configuration per arm.")],
+    overrides: Changes = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="Of trials and runs; default runs/searches/<name>.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="return: of the trained agent; auc: of the whole learning curve.")
+    ] = "return",
+    sampler_seed: Annotated[int, typer.Option(min=0, help="Of the sampler, the same for every arm.")] = 0,
+    launcher: Annotated[str, typer.Option(help="inline, process or ray.")] = "process",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time (process); default one per core.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; default one that is started here.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
+) -> None:
+    """Search hyperparameters, with as many trials for every arm, on tuning seeds.
+
+    Killed or interrupted, the same command goes on; with more --trials it is continued.
+    """
+    from durotaxis.study.launchers import make_launcher
+    from durotaxis.study.plan import load_study
+    from durotaxis.study.search import (
+        RESULT,
+        SEARCHES,
+        TRIED,
+        best_trial,
+        import_optuna,
+        plan_search,
+        read_space,
+        run_search,
+        write_result,
+    )
+    from durotaxis.study.study import require_arms
+
+    console = make_console()
+    import_optuna()
+    study = load_study(file, overrides or [])
+    place = directory or SEARCHES / study.name
+    wanted = plan_search(study, read_space(space), trials, objective, sampler_seed, place, out)
+    require_arms(wanted.study)
+    count = workers or max(1, (os.cpu_count() or 1) // study.threads)
+    each = wanted.runs_per_trial
+    _say(console, f"search in {study.name}: {study.config.question}")
+    _say(
+        console,
+        f"{len(wanted.arms)} arms x {trials} trials x {len(study.settings)} scenarios x "
+        f"{len(study.config.seeds)} seeds = {len(wanted.arms) * trials * each} runs of {study.total_steps:,} "
+        f"steps; objective {objective}",
+    )
+    rows = [(key, _range(entry)) for key, entry in wanted.space.to_json().items()]
+    console.print(table("", ("searched", "values"), rows))
+    _say(console, f"arms: {', '.join(wanted.arms)}; directory: {place}")
+    if plan:
+        return
+    try:
+        with study_view(console) as view:
+            found = run_search(
+                wanted,
+                lambda: make_launcher(launcher, count, study.threads, address),
+                view,
+                lambda line: _say(console, line),
+            )
+    except KeyboardInterrupt:
+        _say(console, f"interrupted; what was running is saved. Go on: {_command()}")
+        raise typer.Exit(INTERRUPTED) from None
+    written = write_result(wanted, found)
+    for arm, path in written.items():
+        best = best_trial(found[arm])
+        _say(console, f"best of {arm}: {'' if best is None else best.describe()}; written to {path}")
+    _say(console, f"all trials: {out / RESULT}; lines for `tried`: {out / TRIED}")
+    hopeless = [arm for arm in wanted.arms if arm not in written]
+    if hopeless:
+        raise UserError(f"every trial of {', '.join(hopeless)} failed, so there is no configuration of it")
+
+
+@study_app.command(
     "report",
     epilog="Examples:\n\n"
     "durotaxis study report runs/studies/baseline-vs-wsa\n\n"
@@ -202,6 +295,14 @@ def _print_plan(console: Console, state: State, sizes: dict[str, int]) -> None:
     console.print(table("", columns, rows))
     _say(console, f"scenarios: {', '.join(setting.name for setting in study.settings)}")
     _say(console, f"directory: {state.directory}")
+
+
+def _range(entry: Any) -> str:
+    """Values of a searched key, as the space file writes them."""
+    if isinstance(entry, list):
+        return ", ".join(map(str, entry))
+    extra = [f"step {entry['step']}"] if "step" in entry else ["logarithmic"] if "log" in entry else []
+    return ", ".join([f"{entry['low']} to {entry['high']}", *extra])
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

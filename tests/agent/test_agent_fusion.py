@@ -409,6 +409,10 @@ def test_shuffling_changes_what_nodes_do_and_needs_pictures_per_colony():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        (
+            {"backbone": "noise", "image": {"source": "tokens"}},
+            "noise needs `image.source: field`, because pictures of tokens change with every update",
+        ),
         ({"backbone": {"model_type": "graph_cnn", "enters_at": 3}}, "no PTM is open at step 0"),
         ({"backbone": {"model_type": "graph_cnn", "ramp_steps": 3}}, "nothing to ramp against; remove"),
         ({"cache_budget_mb": 0}, "cache_budget_mb"),

@@ -72,6 +72,27 @@ def test_every_rule_trains(tmp_path, fusion):
     assert [name for name in still if not name.startswith(unread)] == []
 
 
+def test_a_useless_model_trains_beside_a_useful_one(tmp_path):
+    """Its features are the same in rollout and update: ratios are 1 at first, and a resumed run goes on."""
+    ptms = "actor_critic.wsa_config.ptms=[{model_type: noise}, {model_type: graph_cnn, tap: block1, freeze: false}]"
+    options = [*TINY, ptms, "training.total_steps=32"]
+    whole, cut = (prepare("quick", [*options, f"run.directory={tmp_path / n}"]) for n in ("whole", "cut"))
+    whole.train()
+    rows = whole.run.read(records.METRICS)
+    assert all(row["ratio_error"] < 1e-4 for row in rows)
+    assert whole.run.read(records.ATTENTION)[-1]["value/ptm_names"] == ["noise", "graph_cnn"]
+
+    def stop(status):
+        if status.iteration == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        cut.train(stop)
+    prepare_resume(tmp_path / "cut").train()
+    resumed = RunDirectory(tmp_path / "cut").read(records.METRICS)
+    assert [row["policy_loss"] for row in resumed] == [row["policy_loss"] for row in rows]
+
+
 def test_values_of_terms_in_their_own_scale_train(tmp_path):
     overrides = ["actor_critic.value_heads=terms", "ppo.normalize_value=true", *wsa(fusion="mean")]
     training = job(tmp_path / "run", *overrides, "actor_critic.image.readout=pooled")

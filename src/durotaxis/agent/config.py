@@ -9,6 +9,7 @@ from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, field_valida
 
 from durotaxis.core.config import Config, KeyedError
 from durotaxis.fusion.config import PTMConfig, WSAConfig, require_open
+from durotaxis.fusion.registry import ptm_type
 
 
 class SimplicialConfig(Config):
@@ -115,6 +116,19 @@ class ActorCriticConfig(Config):
         if value.ramp_steps:
             raise KeyedError("ramp_steps", "a single backbone has nothing to ramp against; remove the key")
         return value
+
+    @model_validator(mode="after")
+    def _controls_see_fixed_pictures(self) -> ActorCriticConfig:
+        """A control's features follow from the bits of the picture, which must not change while learning."""
+        ptms = {f"wsa_config.ptms.{i}": ptm for i, ptm in enumerate(self.wsa_config.ptms)}
+        for key, ptm in (ptms if self.use_wsa else {"backbone": self.backbone}).items():
+            if self.image.source == "tokens" and ptm_type(ptm.model_type).is_control:
+                raise KeyedError(
+                    key,
+                    f"{ptm.model_type} needs `image.source: field`, "
+                    "because pictures of tokens change with every update",
+                )
+        return self
 
     @model_validator(mode="wrap")
     @classmethod

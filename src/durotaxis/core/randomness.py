@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     WEIGHTS = 9
     MODEL_DROPOUT = 10
     STAGE = 11
+    NOISE_FEATURES = 12
 
 
 def hash_keys(*keys: Tensor | int) -> Tensor:

@@ -34,7 +34,7 @@ class PTMConfig(Config):
             the path), then `..._2`, `..._3`.
         freeze: keep the backbone's weights as they are (its projection is trained all the same).
         seed: of a random initialisation. Default: for `resnetNN_random` the lowest seed unused by that
-            type in the list; for `graph_cnn` drawn from the run's own random numbers.
+            type in the list (so for `noise`); for `graph_cnn` drawn from the run's own random numbers.
         tap: where the backbone stops; default as in the registry.
         pooling: how a map (or a graph's nodes) becomes one vector: `mean`, `max`, or `token`, the model's own
             summary where it has one.
@@ -84,6 +84,11 @@ class PTMConfig(Config):
         for option in ("seed", "weights", "sha256"):
             if getattr(self, option) is not None and option not in entry.options:
                 raise ValueError(f"{self.model_type} does not read '{option}'; remove the key")
+        if entry.is_control and not self.freeze:
+            raise KeyedError("freeze", f"{self.model_type} is a control that cannot learn; remove the key")
+        for option in ("unfreeze_at", "upsample"):
+            if entry.is_control and getattr(self, option) is not None:
+                raise KeyedError(option, f"{self.model_type} is a control without it; remove the key")
         if self.unfreeze_at == 0:
             raise KeyedError("unfreeze_at", "0 lets the model learn from the start; set `freeze: false`")
         if self.unfreeze_at is not None and not self.freeze:
@@ -115,7 +120,8 @@ def resolve_ptms(ptms: Sequence[PTMConfig]) -> tuple[PTMConfig, ...]:
         if ptm.name is None:
             changes["name"] = _unused_name(ptm_type(ptm.model_type).record.name, names)
             names.append(changes["name"])
-        if ptm.seed is None and ptm.model_type.endswith("_random") and ":" not in ptm.model_type:
+        numbered = ptm.model_type.endswith("_random") or ptm_type(ptm.model_type).is_control
+        if ptm.seed is None and numbered and ":" not in ptm.model_type:
             changes["seed"] = next(s for s in range(len(ptms)) if (ptm.model_type, s) not in seeds)
             seeds.add((ptm.model_type, changes["seed"]))
         resolved.append(ptm.model_copy(update=changes))

@@ -95,6 +95,7 @@ class PTMType:
         hub: repository on the hub with `model.safetensors`, for types that need pre-trained weights.
         is_packaged: its weights are made by `durotaxis pretrain`; those that ship lie in the package
             (`fusion/data/<model_type>.safetensors`).
+        is_control: its features follow from the picture's bits and mean nothing; it has nothing to learn.
     """
 
     record: PTMRecord
@@ -102,6 +103,7 @@ class PTMType:
     options: frozenset[str] = field(default_factory=frozenset)
     hub: str | None = None
     is_packaged: bool = False
+    is_control: bool = False
 
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]+")
@@ -350,6 +352,10 @@ def _register_builtin() -> None:
         taps={"block1": 64, "block2": 128, "block3": 256},
     )
     register_ptm(PTMType(graph_cnn, _built_by("graph_cnn", "build_graph_cnn"), frozenset({"seed"})))
+    noise = dataclasses.replace(
+        graph_cnn, name="noise", model_type="noise", source="control: noise", mean=(0.0,) * 3, std=(1.0,) * 3
+    )
+    register_ptm(PTMType(noise, _built_by("noise", "build_noise"), frozenset({"seed"}), is_control=True))
     graph_gnn = dataclasses.replace(
         graph_cnn,
         name="graph_gnn",

@@ -313,8 +313,16 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         ConfigError, UserError: all that is wrong with the file, an arm, a scenario or a setting.
     """
     file = find_study(path)
-    config = load_config(file, StudyConfig, overrides)
-    base = _base(config.base, file)
+    return resolve_study(file, load_config(file, StudyConfig, overrides))
+
+
+def resolve_study(file: Path, config: StudyConfig) -> Study:
+    """Resolve every run of a study that was read from `file`.
+
+    Raises:
+        ConfigError, UserError: what is wrong with an arm, a scenario or a setting.
+    """
+    base = base_values(config.base, file)
     settings = tuple(_settings(config))
     runs: dict[Key, PlannedRun] = {}
     for seed in config.seeds:
@@ -368,8 +376,12 @@ def digest_of(config: RootConfig, parent: str | None = None, start: StartFrom | 
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _base(name: str, study: Path) -> Mapping[str, Any]:
-    """Plain values of the configuration that all arms start from."""
+def base_values(name: str, study: Path) -> Mapping[str, Any]:
+    """Plain values of the configuration that all arms of a study start from: a file beside it, or a name.
+
+    Raises:
+        ConfigError, UserError: there is no such file, or it is not YAML.
+    """
     beside = study.parent / name
     path = beside if beside.is_file() else find_config(name)
     try:
@@ -386,7 +398,7 @@ def _settings(config: StudyConfig) -> Iterator[Setting]:
             overrides: Mapping[str, Any] = entry.overrides
             parts = [entry.name]
             for key, value in zip(config.vary, values, strict=True):
-                overrides = merge(overrides, _nested(key, value))
+                overrides = merge(overrides, nested(key, value))
                 parts.append(f"{key.rpartition('.')[2]}={_word(value)}")
             yield Setting(",".join(parts), scenario, overrides, control)
 
@@ -395,7 +407,7 @@ def _word(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "_", str(value)).strip("_")
 
 
-def _nested(key: str, value: Any) -> dict[str, Any]:
+def nested(key: str, value: Any) -> dict[str, Any]:
     """`a.b: v` as nested mappings."""
     for part in reversed(key.split(".")):
         value = {part: value}
