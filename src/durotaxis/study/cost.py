@@ -20,7 +20,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import durotaxis
 from durotaxis.agent import HybridActorCritic
 from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.randomness import hash_keys
@@ -31,6 +30,7 @@ from durotaxis.ppo.rollout import Rollout, Slots, keep
 from durotaxis.records import ArmCost, StudyCost
 from durotaxis.study.calibrate import calibrate_policy
 from durotaxis.study.config import RootConfig
+from durotaxis.study.provenance import own_version
 from durotaxis.study.run import build_policy, select_device
 
 GROWTH_STEPS = 60
@@ -84,7 +84,7 @@ def measure_cost(
         num_nodes={name: arm.num_nodes for name, arm in arms.items()},
         arms=costs,
         date=datetime.now(UTC).date().isoformat(),
-        version=durotaxis.__version__,
+        version=own_version(),
     )
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import durotaxis
 from durotaxis.core.config import load_config
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig
@@ -42,6 +41,7 @@ from durotaxis.study.config import RootConfig
 from durotaxis.study.distill import prepare_distillation
 from durotaxis.study.evaluation import Candidate, evaluate_run, open_run
 from durotaxis.study.plan import under_condition, world_of
+from durotaxis.study.provenance import own_version
 from durotaxis.study.run import Job, begin_with_weights, prepare, prepare_resume
 
 DIGEST = "digest"
@@ -134,7 +134,7 @@ def failed_record(assignment: Assignment, attempts: int, error: str) -> RunRecor
         warnings=_warnings(rows[EVENTS]),
         cost=_cost(metrics, origin),
         provenance=_origin(origin),
-        version=durotaxis.__version__,
+        version=own_version(),
     )
 
 
@@ -237,7 +237,7 @@ def _record(
         warnings=_warnings(run.read(EVENTS)),
         cost=_cost(metrics, origin),
         provenance=_origin(origin),
-        version=durotaxis.__version__,
+        version=own_version(),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from durotaxis.fusion import PTM
 from durotaxis.ppo import library_versions
 
 _GIT_SECONDS = 10
+
+
+def own_version() -> str:
+    """Version of this package."""
+    return version("durotaxis")
 
 
 def provenance(

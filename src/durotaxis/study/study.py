@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-import durotaxis
 from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.config import to_yaml
 from durotaxis.core.errors import UserError
@@ -56,6 +55,7 @@ from durotaxis.study.cost import measure_cost
 from durotaxis.study.execute import Assignment, failed_record
 from durotaxis.study.launchers import Launcher, Outcome
 from durotaxis.study.plan import Key, PlannedRun, Study, under_condition, world_of
+from durotaxis.study.provenance import own_version
 from durotaxis.study.run import build_policy
 from durotaxis.study.score import NORMALISERS, SCORE_SEED, play, scenario_scores
 
@@ -448,9 +448,9 @@ def _done(study: Study, directory: Path) -> dict[Key, RunRecord]:
             raise RecordError(
                 f"{path}: the study plans no such run; move the record away, or choose another --directory"
             )
-        if record.version != durotaxis.__version__:
+        if record.version != own_version():
             raise RecordError(
-                f"{path}: made by durotaxis {record.version}, this is {durotaxis.__version__}; their results "
+                f"{path}: made by durotaxis {record.version}, this is {own_version()}; their results "
                 "cannot be mixed; choose another --directory"
             )
         if record.config != planned[record.key].digest:
@@ -490,7 +490,7 @@ def _borrow(study: Study, directory: Path, place: Path) -> None:
     wanted = {(run.digest, run.key[1], run.key[2]): run for run in study.runs}
     for record in read_records(place):
         run = wanted.get((record.config, record.scenario, record.seed))
-        if run is None or record.version != durotaxis.__version__ or not _has_scores(study, record):
+        if run is None or record.version != own_version() or not _has_scores(study, record):
             continue
         if not record_path(directory, *run.key).exists():
             write_record(directory, replace(record, study=study.name, arm=run.key[0]))
@@ -538,7 +538,7 @@ def _plan(study: Study, directory: Path) -> StudyPlan:
         interventions=config.evaluation.interventions,
         runs=[run.plan() for run in study.runs],
         command=shlex.join(["durotaxis", "study", "run", str(study.path)]),
-        version=durotaxis.__version__,
+        version=own_version(),
     )
 
 
