@@ -84,12 +84,13 @@ def run(
 
     Killed or interrupted, the same command goes on. Ctrl-C saves what is running.
     """
-    from durotaxis.study.launchers import make_launcher
+    from durotaxis.study.launchers import LAUNCHERS, make_launcher
     from durotaxis.study.plan import load_study
     from durotaxis.study.study import (
         STUDIES,
         Selection,
         alone,
+        borrow_records,
         estimate_seconds,
         forget_failures,
         open_study,
@@ -103,11 +104,19 @@ def run(
     place = directory or STUDIES / study.name
     chosen = Selection(_names(arms), _names(scenarios), _numbers(seeds))
     chosen.of(study)
+    if launcher not in LAUNCHERS:
+        raise UserError(f"--launcher {launcher} must be one of {', '.join(LAUNCHERS)}")
+    if address is not None and launcher != "ray":
+        raise UserError("--address is of a Ray cluster; add --launcher ray, or leave it out")
     sizes = require_arms(study)
     count = workers or max(1, (os.cpu_count() or 1) // study.threads)
     with alone(place):
-        state = open_study(study, place, chosen, records or [])
-        if retry_failed:
+        state = open_study(study, place, chosen)
+        for source in records or []:
+            taken = borrow_records(study, place, source)
+            _say(console, f"{source}: {taken} records fit and were taken")
+            state = open_study(study, place, chosen)
+        if retry_failed and not plan:
             state = forget_failures(state)
         _print_plan(console, state, sizes)
         if state.left:
@@ -306,7 +315,12 @@ def _range(entry: Any) -> str:
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UserError("a list of names is empty; give names with commas, or leave the option out")
+    return names
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import durotaxis
 from durotaxis.core.config import merge
 from durotaxis.core.marks import dump
-from durotaxis.records import FINISHED, TRAINED, RunDirectory, RunRecord, Score
+from durotaxis.records import FINISHED, RunDirectory, RunRecord, Score
 from durotaxis.study.execute import Assignment
 from durotaxis.study.launchers import Launcher, Outcome
 
@@ -56,21 +56,22 @@ def write_study(folder: Path, changes: Mapping[str, Any] | None = None, name: st
 
 def fake_record(assignment: Assignment, attempts: int = 1, success: float = 0.5) -> RunRecord:
     """A record as a run would leave it, with everything scored that the assignment asks for."""
-    wanted = [(assignment.scenario, TRAINED, "none", assignment.episodes)]
-    wanted += [
-        (assignment.scenario, TRAINED, each, assignment.probe_episodes) for each in assignment.interventions
-    ]
-    wanted += [
-        (assignment.scenario, name, "none", assignment.probe_episodes) for name in assignment.conditions
-    ]
-    wanted += [
-        (name, TRAINED, "none", assignment.probe_episodes)
-        for name in assignment.scenarios
-        if name != assignment.scenario
-    ]
     scores = tuple(
-        Score(scenario, condition, what, False, count, 1.0, 0.1, round(success * count), 0.5, 9.0, None)
-        for scenario, condition, what, count in wanted
+        Score(
+            probe["scenario"],
+            probe["condition"],
+            probe["intervention"],
+            probe["world"],
+            False,
+            probe["episodes"],
+            1.0,
+            0.1,
+            round(success * probe["episodes"]),
+            0.5,
+            9.0,
+            None,
+        )
+        for probe in assignment.probes
     )
     return RunRecord(
         study=assignment.study,

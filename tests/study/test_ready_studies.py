@@ -28,7 +28,11 @@ SHORT = (
     "overrides.encoder={num_layers: 1, hidden_dim: 16}",
 )
 OWN = {
-    "pretrain-then-wsa": ["arms.taught.start_from.steps=16", "arms.taught.overrides.training.total_steps=16"],
+    "pretrain-then-wsa": [
+        f"arms.{arm}.{key}=16"
+        for arm in ("baseline-taught", "taught")
+        for key in ("start_from.steps", "overrides.training.total_steps")
+    ],
     "ptm-curriculum": [
         f"arms.{arm}.overrides.actor_critic.wsa_config.ptms.{i}.{key}={value}"
         for arm in ("cnn-first", "gnn-first")

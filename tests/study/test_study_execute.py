@@ -14,7 +14,7 @@ from durotaxis.core.errors import UserError
 from durotaxis.study.config import RootConfig, find_config
 from durotaxis.study.cost import _PeakOfTensors, measure_cost
 from durotaxis.study.execute import attention, curve, rounded
-from durotaxis.study.plan import under_condition, world_of
+from durotaxis.study.plan import under_condition
 
 RNG = np.random.default_rng(0)
 
@@ -85,12 +85,8 @@ def test_six_digits_are_kept():
     assert rounded(0.000123456789) == 0.000123457
 
 
-def test_a_world_elsewhere_is_seen_as_in_training():
+def test_a_condition_is_seen_as_in_training():
     env = load_config(find_config("quick"), RootConfig).env
-    other = world_of("moat", env)
-    assert other.scenario == "moat"
-    assert other.count_scale == env.count_scale
-    assert other.observation.field == env.observation.field
     crowded = under_condition(env, {"max_nodes": 200}, "condition")
     assert crowded.max_nodes == 200
     assert crowded.count_scale == env.count_scale

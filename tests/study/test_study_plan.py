@@ -84,6 +84,35 @@ def test_an_arm_comes_after_the_one_it_starts_from(tmp_path):
     assert study.run(("tuned", "linear", 0)).parent == ("wsa", "moat", 0)
 
 
+def test_what_varies_is_kept_where_an_arm_starts_from_another_scenario(tmp_path):
+    arms = {
+        "tuned": {
+            "start_from": {"arm": "wsa", "scenario": {"linear": "moat", "moat": "linear"}},
+            "overrides": {"actor_critic": {"use_wsa": True}},
+        },
+    }
+    study = load_study(write_study(tmp_path, {"arms": arms, "vary": {"ppo.clip_range": [0.1, 0.2]}}))
+    assert study.run(("tuned", "linear,clip_range=0.2", 0)).parent == ("wsa", "moat,clip_range=0.2", 0)
+
+
+def test_agents_are_judged_in_the_worlds_as_the_study_changes_them(tmp_path):
+    changes = {"evaluation": {"scenarios": ["stripes"], "conditions": {"lone": {"num_initial_nodes": 1}}}}
+    run = load_study(write_study(tmp_path, changes)).run(("wsa", "linear", 0))
+    probes = {(p.scenario, p.condition, p.intervention): p for p in run.probes}
+    assert list(probes) == [
+        ("linear", "trained", "none"),
+        ("linear", "trained", "zero"),
+        ("linear", "trained", "uniform"),
+        ("linear", "lone", "none"),
+        ("stripes", "trained", "none"),
+    ]
+    elsewhere = probes[("stripes", "trained", "none")]
+    assert (elsewhere.env.scenario, elsewhere.env.max_steps, elsewhere.episodes) == ("stripes", 10, 2)
+    assert elsewhere.env.count_scale == run.config.env.count_scale
+    assert probes[("linear", "lone", "none")].env.num_initial_nodes == 1
+    assert len({probe.world for probe in run.probes}) == 3
+
+
 def test_a_lesson_counts_as_training(tmp_path):
     taught = {
         "start_from": {"arm": "baseline", "by": "distillation", "steps": 64},
@@ -138,6 +167,43 @@ WRONG = {
         {"arms": {"wsa": {"start_from": {"arm": "baseline", "by": "distillation"}}}},
         "needs `steps`",
     ),
+    "a seed of its own": (
+        {"arms": {"wsa": {"overrides": {"run": {"seed": 3}}}}},
+        "run.seed is set by `seeds`",
+    ),
+    "a device of its own": (
+        {"arms": {"wsa": {"overrides": {"run": {"device": "cpu"}}}}},
+        "`run` is the same for all",
+    ),
+    "seeds that vary": ({"vary": {"run.seed": [1, 2]}}, "run.seed is set by `seeds`"),
+    "a scenario by the back door": ({"overrides": {"env": {"scenario": "moat"}}}, "env.scenario is set by"),
+    "another scenario's name": (
+        {"scenarios": [{"name": "linear", "scenario": "moat"}, "moat"]},
+        "'linear' is another scenario's name",
+    ),
+    "one world twice": (
+        {"scenarios": [{"name": "a", "scenario": "moat"}, {"name": "b", "scenario": "moat"}], "control": []},
+        "scenarios a and b are the same for arm baseline",
+    ),
+    "a value twice": ({"vary": {"ppo.clip_range": [0.1, 0.1]}}, "lists a value twice"),
+    "controls alone": ({"control": ["linear", "moat"]}, "names every scenario"),
+    "seeds that are none": ({"seeds": [True]}, "seeds"),
+    "another checkpoint": (
+        {"arms": {"wsa": {"overrides": {"training": {"evaluate_every": 32}}}}},
+        "differ in training.evaluate_every",
+    ),
+    "a condition that is another world": (
+        {"evaluation": {"conditions": {"d": {"scenario": "moat"}}}},
+        "d.scenario: cannot be a condition",
+    ),
+    "a condition that changes nothing": (
+        {"evaluation": {"conditions": {"d": {"num_initial_nodes": 5}}}},
+        "conditions.d: changes nothing",
+    ),
+    "a condition that is wrong": (
+        {"evaluation": {"conditions": {"d": {"max_node": 5}}}},
+        "max_node: unknown key",
+    ),
     "half a rollout of lessons": (
         {"arms": {"wsa": {"start_from": {"arm": "baseline", "by": "distillation", "steps": 40}}}},
         "no whole number of rollouts of 32",
@@ -151,7 +217,10 @@ WRONG = {
         {"seeds": [100], "arms": {"wsa": {"tried": ["lr 1e-4", "lr 1e-3"]}}},
         "chosen among 2 variants, the baseline baseline among 0",
     ),
-    "threads of its own": ({"arms": {"wsa": {"overrides": {"run": {"threads": 2}}}}}, "run.threads differs"),
+    "threads of its own": (
+        {"arms": {"wsa": {"overrides": {"run": {"threads": 2}}}}},
+        "`run` is the same for all",
+    ),
     "a curriculum of its own": (
         {
             "arms": {

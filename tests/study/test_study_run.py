@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from study_cases import FakeLauncher, fake_record, write_study
 
 from durotaxis.cli import run as cli
 from durotaxis.core.errors import UserError
+from durotaxis.ppo import load
 from durotaxis.records import (
     FAILED,
     RecordError,
@@ -27,9 +30,11 @@ from durotaxis.records import (
 )
 from durotaxis.study.launchers import Outcome, make_launcher
 from durotaxis.study.plan import load_study
+from durotaxis.study.run import begin_with_weights, build_policy
 from durotaxis.study.study import (
     Selection,
     alone,
+    borrow_records,
     estimate_seconds,
     forget_failures,
     open_study,
@@ -40,9 +45,13 @@ from durotaxis.study.study import (
 REPORTED = {"seeds": [100, 101]}
 
 
-def opened(tmp_path, changes=None, place="study", **options):
+def opened(tmp_path, changes=None, place="study", selection=Selection(), borrow=None):  # noqa: B008 - frozen
     study = load_study(write_study(tmp_path, changes))
-    return open_study(study, tmp_path / place, **options)
+    state = open_study(study, tmp_path / place, selection)
+    if borrow is not None:
+        borrow_records(study, state.directory, borrow)
+        state = open_study(study, tmp_path / place, selection)
+    return state
 
 
 def names(state):
@@ -57,6 +66,9 @@ def test_every_run_is_made_once_in_the_order_of_the_plan(tmp_path):
     assert {attempts for _, attempts in launcher.started} == {1}
     assert not state.left
     assert launcher.stopped == 1
+    for run in state.study.runs:
+        text = (state.directory / "configs" / f"{run.digest}.yaml").read_text()
+        assert yaml.safe_load(text)["run"]["seed"] == run.key[2]
     again = FakeLauncher()
     run_study(opened(tmp_path), again)
     assert again.started == []
@@ -74,8 +86,6 @@ def test_the_plan_is_written_for_readers_of_records_alone(tmp_path):
     assert plan.arms[1].changes == {"actor_critic.use_wsa": True}
     # The world was changed (max_steps), so the two policies that normalise were played in it.
     assert plan.scenarios[0].references["delete-left"]["episodes"] == 250
-    for run in state.study.runs:
-        assert (state.directory / "configs" / f"{run.digest}.yaml").exists()
 
 
 def test_a_crash_is_started_again_and_given_up_after_the_stated_number_of_times(tmp_path):
@@ -98,7 +108,18 @@ def test_a_crash_is_started_again_and_given_up_after_the_stated_number_of_times(
     assert "wsa/moat/0: failed after 3 attempts, loss is not finite" in lines
     # Counted, not dropped: it is not made again unless asked for.
     assert not opened(tmp_path, {"attempts": 3}).left
+    elsewhere = opened(tmp_path, {"attempts": 3}, selection=Selection(arms=("baseline",)))
+    assert forget_failures(elsewhere).failed
     assert names(forget_failures(state)) == ["wsa/moat/0"]
+
+
+def test_crashes_of_another_design_do_not_count(tmp_path):
+    broken = FakeLauncher(lambda assignment, attempts: Outcome(assignment, crash="no"))
+    run_study(opened(tmp_path, selection=Selection(arms=("wsa",))), broken)
+    changed = {"arms": {"wsa": {"overrides": {"ppo": {"learning_rate": 1e-4}}}}}
+    again = FakeLauncher()
+    run_study(opened(tmp_path, changed, selection=Selection(arms=("wsa",))), again)
+    assert {attempts for _, attempts in again.started} == {1}
 
 
 def test_crashes_are_counted_over_kills_of_the_study(tmp_path):
@@ -147,6 +168,7 @@ TUNED = {
     },
     "seeds": [0],
     "scenarios": ["linear"],
+    "control": [],
 }
 
 
@@ -199,7 +221,7 @@ def test_a_study_goes_on_from_records_alone(tmp_path):
     record_path(state.directory, "wsa", "moat", 101).unlink()
     (tmp_path / "elsewhere").mkdir()
     (state.directory / "records").rename(tmp_path / "elsewhere" / "records")
-    moved = opened(tmp_path, REPORTED, "fresh", borrow=[tmp_path / "elsewhere"])
+    moved = opened(tmp_path, REPORTED, "fresh", borrow=tmp_path / "elsewhere")
     assert names(moved) == ["wsa/moat/101"]
 
 
@@ -215,19 +237,41 @@ def test_equal_runs_are_borrowed_under_another_name_and_others_are_not(tmp_path)
     }
     text = write_study(tmp_path, more, "other").read_text().replace("  wsa:", "  plain-wsa:")
     (tmp_path / "other.yaml").write_text(text)
-    state = open_study(load_study(tmp_path / "other.yaml"), tmp_path / "other", borrow=[tmp_path / "study"])
+    other = load_study(tmp_path / "other.yaml")
+    place = open_study(other, tmp_path / "other").directory
+    assert borrow_records(other, place, tmp_path / "study") == 8
+    state = open_study(other, place)
     assert {run.key[0] for run in state.left} == {"sharp"}
     assert state.records[("plain-wsa", "moat", 100)].study == "other"
     judged = {**REPORTED, "evaluation": {"episodes": 5}}
-    stricter = opened(tmp_path, judged, "stricter", borrow=[tmp_path / "study"])
+    stricter = opened(tmp_path, judged, "stricter", borrow=tmp_path / "study")
     assert len(stricter.left) == 8
 
 
 def test_reported_seeds_are_run_once(tmp_path):
     run_study(opened(tmp_path, REPORTED), FakeLauncher())
     changed = {**REPORTED, "overrides": {"ppo": {"learning_rate": 1e-4}}}
+    before = read_plan(tmp_path / "study")
     with pytest.raises(RecordError, match=r"was reported with another configuration.*run once.*200 on"):
         opened(tmp_path, changed)
+    assert read_plan(tmp_path / "study") == before
+
+
+def test_scores_of_another_condition_or_world_do_not_count(tmp_path):
+    """Conditions are known by the world they make, not by their name."""
+    crowd = {"evaluation": {"conditions": {"dense": {"num_initial_nodes": 9}}}}
+    run_study(opened(tmp_path, {**REPORTED, **crowd}), FakeLauncher())
+    assert not opened(tmp_path, {**REPORTED, **crowd}).left
+    crowd = {"evaluation": {"conditions": {"dense": {"num_initial_nodes": 8}}}}
+    assert len(opened(tmp_path, {**REPORTED, **crowd}).left) == 8
+
+
+def test_references_follow_the_world(tmp_path):
+    first = read_plan(opened(tmp_path).directory).scenarios[0]
+    longer = {"overrides": {"env": {"max_steps": 30}}}
+    second = read_plan(opened(tmp_path, longer).directory).scenarios[0]
+    third = read_plan(opened(tmp_path, longer, "fresh").directory).scenarios[0]
+    assert first.references != second.references == third.references
 
 
 def test_tuning_seeds_are_made_again_when_the_design_changes(tmp_path):
@@ -300,7 +344,7 @@ def without_time(record):
 def inline(tmp_path_factory):
     """The tiny study, really made in this process: its state."""
     folder = tmp_path_factory.mktemp("inline")
-    changes = {"seeds": [0], "scenarios": ["linear"], "arms": TUNED["arms"]}
+    changes = {"seeds": [0], "scenarios": ["linear"], "control": [], "arms": TUNED["arms"]}
     changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
     state = opened(folder, changes)
     return run_study(state, make_launcher("inline", 1, 1))
@@ -334,21 +378,22 @@ def test_a_real_run_leaves_a_small_record_with_all_that_was_asked_for(inline):
     assert records[("baseline", "linear", 0)].attention is None
 
 
-def test_a_run_that_starts_from_another_has_its_weights_at_first(inline):
-    from durotaxis.ppo import load
-
-    start = run_directory(inline.directory, ("tuned", "linear", 0))
-    parent = load(run_directory(inline.directory, ("wsa", "linear", 0)) / "checkpoints" / "last.pt")
-    events = (start / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(events[0])["step"] == 32
-    own = load(start / "checkpoints" / "last.pt")
-    # Frozen weights and calibrated statistics are those of the parent, of which its record shows the hash.
-    assert own.frozen_hash == parent.frozen_hash
+def test_a_run_that_starts_from_another_begins_with_all_its_weights(inline, tmp_path):
+    parent = run_directory(inline.directory, ("wsa", "linear", 0))
+    config = inline.directory / "configs" / f"{inline.study.run(('tuned', 'linear', 0)).digest}.yaml"
+    job = begin_with_weights(parent, config, [f"run.directory={tmp_path / 'run'}"])
+    trained = load(parent / "checkpoints" / "last.pt").model
+    assert load(job.run.last_checkpoint).counters["step"] == 0
+    fresh = build_policy(job.config, job.device).state_dict()
+    learned = [name for name, value in job.policy.named_parameters() if value.requires_grad]
+    assert any(not torch.equal(fresh[name], trained[name]) for name in learned)
+    for name, value in job.policy.state_dict().items():
+        assert torch.equal(value, trained[name]), name
 
 
 def test_a_run_of_another_design_in_the_same_place_is_made_anew(tmp_path):
     """On tuning seeds the design may change; the agent of before must not be taken for the new one."""
-    small = {"seeds": [0], "scenarios": ["linear"], "evaluation": {"interventions": []}}
+    small = {"seeds": [0], "scenarios": ["linear"], "control": [], "evaluation": {"interventions": []}}
     study = write_study(tmp_path, {**small, "overrides": {"training": {"total_steps": 32}}})
     only = Selection(arms=("baseline",))
     launcher = make_launcher("inline", 1, 1)
@@ -362,7 +407,7 @@ def test_a_run_of_another_design_in_the_same_place_is_made_anew(tmp_path):
 
 def test_processes_make_the_same_records_through_a_kill_9(tmp_path, inline):
     """The study is killed while a run trains; the same command goes on, and nothing differs."""
-    changes = {"seeds": [0], "scenarios": ["linear"], "arms": TUNED["arms"]}
+    changes = {"seeds": [0], "scenarios": ["linear"], "control": [], "arms": TUNED["arms"]}
     changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
     file, place = write_study(tmp_path, changes), tmp_path / "study"
     command = [
@@ -399,7 +444,7 @@ def test_processes_make_the_same_records_through_a_kill_9(tmp_path, inline):
 
 def test_ray_makes_the_same_records(tmp_path, inline):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'durotaxis[ray]'")
-    changes = {"seeds": [0], "scenarios": ["linear"], "arms": TUNED["arms"]}
+    changes = {"seeds": [0], "scenarios": ["linear"], "control": [], "arms": TUNED["arms"]}
     changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
     state = run_study(opened(tmp_path, changes), make_launcher("ray", 1, 1))
     theirs = {key: without_time(record) for key, record in state.records.items()}
@@ -417,6 +462,12 @@ def test_a_launcher_that_is_none():
         (["study", "run", "nothing.yaml"], "nothing.yaml: no such study"),
         (["study", "run", "FILE", "--seeds", "a,b"], "--seeds a,b: give numbers with commas"),
         (["study", "run", "FILE", "--arms", "wsb"], "the study has no arm wsb; it has baseline, wsa"),
+        (
+            ["study", "run", "FILE", "--launcher", "cloud", "--plan"],
+            "--launcher cloud must be one of inline, process, ray",
+        ),
+        (["study", "run", "FILE", "--address", "auto"], "--address is of a Ray cluster"),
+        (["study", "run", "FILE", "--arms", ""], "a list of names is empty"),
         (["study", "run", "FILE", "--records", "nowhere"], "--records nowhere: no such directory"),
     ],
 )
@@ -437,4 +488,4 @@ def test_the_plan_is_printed_and_nothing_is_run(tmp_path, capsys, monkeypatch):
     )
     assert "estimate: " in said
     assert not list(Path("runs/studies/tiny").glob("runs/*/*/*"))
-    assert os.listdir("runs/studies/tiny/configs")
+    assert os.listdir("runs/studies/tiny/configs") == []

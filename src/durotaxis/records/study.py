@@ -55,6 +55,7 @@ class ScenarioPlan:
     scenario: str  # of the package, which it is or is made from
     changes: Mapping[str, Any]  # dotted key -> value, for every arm
     is_control: bool  # where no difference is expected; not part of the aggregate
+    world: str  # digest of its configuration
     references: Mapping[str, Mapping[str, float]] | None
     """Scripted policies: {random, delete-left: {return_mean, return_se, episodes, success_rate, ...}}; null
     where returns cannot be normalised."""
@@ -187,6 +188,7 @@ class Score:
     scenario: str  # the world it was judged in: its own, or one of `evaluated_in`
     condition: str  # TRAINED, or a name of `conditions`
     intervention: str  # none; of R: zero, shuffled (that of another colony); of attention: uniform
+    world: str  # digest of the world's configuration
     deterministic: bool
     episodes: int
     return_mean: float

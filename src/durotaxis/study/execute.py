@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from durotaxis.core.config import load_config
+from durotaxis.core.config import build_config, load_config
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig
 from durotaxis.ppo import Status
@@ -30,7 +30,6 @@ from durotaxis.records import (
     METRICS,
     PHASES,
     PROVENANCE,
-    TRAINED,
     RunDirectory,
     RunRecord,
     Score,
@@ -40,7 +39,6 @@ from durotaxis.records import (
 from durotaxis.study.config import RootConfig
 from durotaxis.study.distill import prepare_distillation
 from durotaxis.study.evaluation import Candidate, evaluate_run, open_run
-from durotaxis.study.plan import under_condition, world_of
 from durotaxis.study.provenance import own_version
 from durotaxis.study.run import Job, begin_with_weights, prepare, prepare_resume
 
@@ -66,11 +64,7 @@ class Assignment:
     parent: str | None  # run directory whose weights it begins with
     start_by: str | None  # weights, distillation
     start_steps: int | None
-    episodes: int  # in its own world
-    probe_episodes: int  # elsewhere, and under interventions
-    interventions: tuple[str, ...]
-    scenarios: tuple[str, ...]  # of the package, to be judged in as well
-    conditions: Mapping[str, Mapping[str, Any]]
+    probes: tuple[Mapping[str, Any], ...]  # scenario, condition, intervention, episodes, world, env
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -105,7 +99,7 @@ def execute(
     elif not RunDirectory.open(directory).is_done:
         prepare_resume(directory).train(progress)
     candidate = open_run(directory)
-    return _record(assignment, candidate, attempts, _scores(assignment, candidate))
+    return _record(assignment, candidate, attempts, [_score(candidate, probe) for probe in assignment.probes])
 
 
 def failed_record(assignment: Assignment, attempts: int, error: str) -> RunRecord:
@@ -167,42 +161,19 @@ def _has_begun(assignment: Assignment) -> bool:
     return run.last_checkpoint.exists() and taught
 
 
-def _scores(assignment: Assignment, candidate: Candidate) -> list[Score]:
-    """The agent in its own world, under interventions, under conditions, and in other scenarios."""
-    own = candidate.config.env
-    attention = candidate.policy.actor.has_attention
-    scores = [_score(assignment, candidate, own, assignment.scenario, TRAINED, "none")]
-    for intervention in assignment.interventions:
-        if attention or intervention != "uniform":
-            scores.append(_score(assignment, candidate, own, assignment.scenario, TRAINED, intervention))
-    for name, changes in assignment.conditions.items():
-        world = under_condition(own, changes, f"condition {name}")
-        scores.append(_score(assignment, candidate, world, assignment.scenario, name, "none"))
-    for scenario in assignment.scenarios:
-        if scenario != assignment.scenario:
-            scores.append(_score(assignment, candidate, world_of(scenario, own), scenario, TRAINED, "none"))
-    return scores
-
-
-def _score(
-    assignment: Assignment,
-    candidate: Candidate,
-    world: EnvConfig,
-    scenario: str,
-    condition: str,
-    intervention: str,
-) -> Score:
+def _score(candidate: Candidate, probe: Mapping[str, Any]) -> Score:
+    """Judge the agent in one world, under one intervention."""
+    world = build_config(EnvConfig, probe["env"], f"{probe['scenario']}, {probe['condition']}")
     config = candidate.config.model_copy(update={"env": world})
     judged = Candidate(config, candidate.policy, candidate.run, candidate.checkpoint_path, candidate.step)
-    own = (scenario, condition, intervention) == (assignment.scenario, TRAINED, "none")
-    count = assignment.episodes if own else assignment.probe_episodes
-    rows = evaluate_run(judged, count, intervention=intervention)["episodes"]
+    rows = evaluate_run(judged, probe["episodes"], intervention=probe["intervention"])["episodes"]
     returns = [row["return"] for row in rows]
     lengths = [row["length"] for row in rows if row["success"]]
     return Score(
-        scenario=scenario,
-        condition=condition,
-        intervention=intervention,
+        scenario=probe["scenario"],
+        condition=probe["condition"],
+        intervention=probe["intervention"],
+        world=probe["world"],
         deterministic=False,
         episodes=len(rows),
         return_mean=rounded(statistics.fmean(returns)),

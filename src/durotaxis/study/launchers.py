@@ -6,7 +6,6 @@ records, because a run depends on its assignment alone.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from durotaxis.core.errors import UserError
-from durotaxis.records import RecordError, RunRecord, read_record
+from durotaxis.records import RecordError, RunRecord, read_record, write_json
 from durotaxis.study.execute import Assignment, execute
 
 LAUNCHERS = ("inline", "process", "ray")
@@ -105,7 +104,8 @@ class ProcessLauncher(Launcher):
         base.parent.mkdir(parents=True, exist_ok=True)
         task, result = base.with_name(f"{base.name}.task.json"), base.with_name(f"{base.name}.result.json")
         result.unlink(missing_ok=True)
-        task.write_text(json.dumps({"assignment": asdict(assignment), "attempts": attempts}))
+        values = {"assignment": asdict(assignment), "attempts": attempts, "driver": os.getpid()}
+        write_json(task, values)
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
         with base.with_name(f"{base.name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -243,6 +243,11 @@ def make_launcher(name: str, workers: int, threads: int, address: str | None = N
     raise UserError(f"launcher '{name}' must be one of {', '.join(LAUNCHERS)}")
 
 
+def lock_path(directory: Path) -> Path:
+    """The file that the process which makes a run holds locked until its record is written."""
+    return directory.with_name(f"{directory.name}.lock")
+
+
 def attempt(assignment: Assignment, attempts: int, progress: Any = None) -> Outcome:
     """One attempt at a run in this process. Ctrl-C passes through; any other breakdown is an outcome."""
     from durotaxis.ppo import Interrupted
@@ -250,8 +255,6 @@ def attempt(assignment: Assignment, attempts: int, progress: Any = None) -> Outc
     try:
         return Outcome(assignment, record=execute(assignment, attempts, progress))
     except (UserError, RecordError) as error:
-        if isinstance(error.__cause__, OSError):  # a full disk, say
-            return Outcome(assignment, crash=str(error))
         return Outcome(assignment, refusal=str(error))
     except Interrupted as error:
         raise KeyboardInterrupt from error

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
-from durotaxis.core.config import Config, ConfigError, KeyedError, build_config, load_config, merge, to_yaml
+from durotaxis.core.config import Config, ConfigError, KeyedError, build_config, load_config, merge
 from durotaxis.core.errors import UserError
 from durotaxis.core.marks import MarkedError, read_file
 from durotaxis.core.spelling import did_you_mean
@@ -107,9 +107,14 @@ class EvaluationConfig(Config):
     @field_validator("conditions")
     @classmethod
     def _named(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for name in value:
+        for name, changes in value.items():
             if name == TRAINED or not _NAME.fullmatch(name):
                 raise ValueError(f"'{name}' cannot be the name of a condition; use letters, digits, _ . -")
+            for key in ("scenario", "observation"):
+                if key in changes:
+                    raise KeyedError(
+                        f"{name}.{key}", "cannot be a condition; for other worlds use `scenarios`"
+                    )
         return value
 
 
@@ -138,7 +143,7 @@ class StudyConfig(Config):
     scenarios: tuple[ScenarioEntry, ...] = Field(min_length=1)
     control: tuple[str, ...] = ()
     vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[StrictInt, ...] = Field(min_length=1)
     evaluation: EvaluationConfig = EvaluationConfig()
     attempts: int = Field(default=2, ge=1)
 
@@ -207,6 +212,10 @@ class StudyConfig(Config):
                 raise KeyedError(f"scenarios.{i}", "a name is made of letters, digits, _ . = + , -")
             if (entry.scenario or entry.name) not in SCENARIOS:
                 raise KeyedError(f"scenarios.{i}", _unknown_scenario(entry.scenario or entry.name))
+            if entry.name in SCENARIOS and entry.scenario not in (None, entry.name):
+                raise KeyedError(
+                    f"scenarios.{i}", f"'{entry.name}' is another scenario's name; take a new one"
+                )
         for i, name in enumerate(self.control):
             if name not in names:
                 raise KeyedError(f"control.{i}", _unknown("scenario", name, names))
@@ -219,6 +228,29 @@ class StudyConfig(Config):
             for other in start.named_scenarios:
                 if other not in names:
                     raise KeyedError(f"arms.{name}.start_from.scenario", _unknown("scenario", other, names))
+        return self
+
+    @model_validator(mode="after")
+    def _only_the_study_says_where_and_with_which_seed(self) -> StudyConfig:
+        places = {"overrides": self.overrides}
+        places |= {f"arms.{name}.overrides": arm.overrides for name, arm in self.arms.items()}
+        places |= {f"scenarios.{i}.overrides": entry.overrides for i, entry in enumerate(self.scenarios)}
+        places |= {"vary": dict.fromkeys(self.vary)}
+        for place, overrides in places.items():
+            keys = list(overrides) if place == "vary" else [key for key, _ in leaves(overrides)]
+            for key in ("run.seed", "run.directory", "env.scenario"):
+                if key in keys:
+                    raise KeyedError(
+                        f"{place}", f"{key} is set by `seeds`, `scenarios` and --directory alone"
+                    )
+            if place != "overrides" and any(key.startswith("run.") for key in keys):
+                raise KeyedError(place, "`run` is the same for all; set it in the study's overrides")
+        return self
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> StudyConfig:
+        if len(self.control) == len(self.scenarios):
+            raise KeyedError("control", "names every scenario, so nothing would be compared; leave one out")
         return self
 
     @model_validator(mode="after")
@@ -244,10 +276,32 @@ class StudyConfig(Config):
 class Setting:
     """A scenario of the study with every varied value in place."""
 
-    name: str
-    scenario: str
+    entry: str  # the scenario's name in the file
+    varied: tuple[str, ...]  # `key=value` of what varies
+    scenario: str  # of the package
     overrides: Mapping[str, Any]
     is_control: bool
+
+    @property
+    def name(self) -> str:
+        """What records call it."""
+        return ",".join((self.entry, *self.varied))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One way in which a trained agent is judged."""
+
+    scenario: str  # the run's own, as the study calls it, or one of the package
+    condition: str
+    intervention: str  # none, or an Intervention
+    episodes: int
+    env: EnvConfig
+
+    @property
+    def world(self) -> str:
+        """Digest of the world."""
+        return world_digest(self.env)
 
 
 @dataclass(frozen=True)
@@ -259,6 +313,7 @@ class PlannedRun:
     digest: str
     parent: Key | None  # the run whose weights it begins with
     start_from: StartFrom | None
+    probes: tuple[Probe, ...]  # the first is its own world as it is
 
     @property
     def name(self) -> str:
@@ -324,6 +379,9 @@ def resolve_study(file: Path, config: StudyConfig) -> Study:
     """
     base = base_values(config.base, file)
     settings = tuple(_settings(config))
+    names = [setting.name for setting in settings]
+    if len(set(names)) < len(names):
+        raise UserError(f"{file}: `vary` lists a value twice")
     runs: dict[Key, PlannedRun] = {}
     for seed in config.seeds:
         for setting in settings:
@@ -349,28 +407,34 @@ def find_study(name: str | Path) -> Path:
     raise UserError(f"{name}: no such study{hint}; with the package come: {', '.join(shipped) or 'none'}")
 
 
-def world_of(scenario: str, env: EnvConfig) -> EnvConfig:
-    """Another scenario as an agent trained in `env` sees it."""
-    observation = env.observation.model_copy(update={"count_scale": int(env.count_scale)})
-    return EnvConfig(scenario=scenario, observation=observation, spawn_bounds=env.spawn_bounds)
+def world_digest(env: EnvConfig) -> str:
+    """12 hex digits that name a world."""
+    return hashlib.sha256(env.model_dump_json().encode()).hexdigest()[:12]
+
+
+def as_trained(env: EnvConfig, trained: EnvConfig) -> EnvConfig:
+    """`env` observed and scaled as an agent trained in another world must see it."""
+    observation = trained.observation.model_copy(update={"count_scale": int(trained.count_scale)})
+    return env.model_copy(update={"observation": observation})
 
 
 def under_condition(env: EnvConfig, changes: Mapping[str, Any], place: str) -> EnvConfig:
     """`env` with some values changed, observed and scaled as before.
 
     Raises:
-        ConfigError: the changes do not fit.
+        ConfigError, UserError: the changes do not fit, or change nothing.
     """
-    pinned = env.observation.model_copy(update={"count_scale": int(env.count_scale)})
     values = merge(env.model_dump(mode="json"), changes)
-    changed = build_config(EnvConfig, values, place)
-    return changed.model_copy(update={"observation": pinned})
+    changed = as_trained(build_config(EnvConfig, values, place), env)
+    if changed == as_trained(env, env):
+        raise UserError(f"{place}: changes nothing; name what is to be different")
+    return changed
 
 
 def digest_of(config: RootConfig, parent: str | None = None, start: StartFrom | None = None) -> str:
     """16 hex digits that name a resolved configuration, wherever and on whatever device it runs."""
     anywhere = config.run.model_copy(update={"directory": None, "device": "auto"})
-    text = to_yaml(config.model_copy(update={"run": anywhere}))
+    text = config.model_copy(update={"run": anywhere}).model_dump_json()
     if start is not None:
         text += f"{parent} {start.by} {start.steps}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -393,14 +457,16 @@ def base_values(name: str, study: Path) -> Mapping[str, Any]:
 def _settings(config: StudyConfig) -> Iterator[Setting]:
     """Every scenario in every combination of what is varied."""
     for entry in config.scenarios:
-        scenario, control = entry.scenario or entry.name, entry.name in config.control
         for values in itertools.product(*config.vary.values()):
             overrides: Mapping[str, Any] = entry.overrides
-            parts = [entry.name]
             for key, value in zip(config.vary, values, strict=True):
                 overrides = merge(overrides, nested(key, value))
-                parts.append(f"{key.rpartition('.')[2]}={_word(value)}")
-            yield Setting(",".join(parts), scenario, overrides, control)
+            varied = tuple(
+                f"{key.rpartition('.')[2]}={_word(value)}"
+                for key, value in zip(config.vary, values, strict=True)
+            )
+            scenario, control = entry.scenario or entry.name, entry.name in config.control
+            yield Setting(entry.name, varied, scenario, overrides, control)
 
 
 def _word(value: Any) -> str:
@@ -443,13 +509,12 @@ def _resolve(
     seed: int,
     known: Mapping[Key, PlannedRun],
 ) -> PlannedRun:
-    values = merge({"run": {"threads": 1}}, base)
-    values = merge(values, config.overrides)
-    values = merge(values, {"env": {"scenario": setting.scenario}})
-    values = merge(values, setting.overrides)
-    values = merge(values, config.arms[arm].overrides)
-    values = merge(values, {"run": {"seed": seed}})
-    root = build_config(RootConfig, values, f"{file}: arm {arm}, scenario {setting.name}").settled()
+    first = known.get((arm, setting.name, config.seeds[0]))
+    if first is not None:  # all but the seed was resolved before
+        run = first.config.run.model_copy(update={"seed": seed})
+        root, probes = first.config.model_copy(update={"run": run}), first.probes
+    else:
+        root, probes = _configured(config, base, file, arm, setting, seed)
     start = config.arms[arm].start_from
     if start is not None and start.steps is not None and start.steps % root.ppo.steps_per_rollout:
         raise UserError(
@@ -458,20 +523,60 @@ def _resolve(
         )
     key = (arm, setting.name, seed)
     if start is None:
-        return PlannedRun(key, root, digest_of(root), None, None)
-    parent = (start.arm, start.scenario_for(setting.name), seed)
+        return PlannedRun(key, root, digest_of(root), None, None, probes)
+    parent = (start.arm, ",".join((start.scenario_for(setting.entry), *setting.varied)), seed)
     if parent == key:
         raise UserError(f"{file}: arm {arm} would start from itself on {setting.name}; name another scenario")
     # A parent in a later scenario is resolved for its digest alone.
     found = known.get(parent)
     if found is None:
-        other = next((each for each in _settings(config) if each.name == parent[1]), None)
-        if other is None:
-            raise UserError(
-                f"{file}: arm {arm} starts from {parent[1]}, which `vary` splits; vary nothing here"
-            )
+        other = next(each for each in _settings(config) if each.name == parent[1])
         found = _resolve(config, base, file, start.arm, other, seed, known)
-    return PlannedRun(key, root, digest_of(root, found.digest, start), parent, start)
+    return PlannedRun(key, root, digest_of(root, found.digest, start), parent, start, probes)
+
+
+def _configured(
+    config: StudyConfig, base: Mapping[str, Any], file: Path, arm: str, setting: Setting, seed: int
+) -> tuple[RootConfig, tuple[Probe, ...]]:
+    """The configuration of a run, and how its agent is judged."""
+
+    def configured(scenario: str) -> RootConfig:
+        values = merge({"run": {"threads": 1}}, base)
+        values = merge(values, config.overrides)
+        values = merge(values, {"env": {"scenario": scenario}})
+        values = merge(values, setting.overrides)
+        values = merge(values, config.arms[arm].overrides)
+        values = merge(values, {"run": {"seed": seed}})
+        return build_config(RootConfig, values, f"{file}: arm {arm}, scenario {setting.name}").settled()
+
+    root = configured(setting.scenario)
+    elsewhere = {
+        name: as_trained(configured(name).env, root.env)
+        for name in config.evaluation.scenarios
+        if name != setting.scenario
+    }
+    return root, _probes(config.evaluation, setting.name, root, elsewhere, file)
+
+
+def _probes(
+    evaluation: EvaluationConfig,
+    own: str,
+    root: RootConfig,
+    elsewhere: Mapping[str, EnvConfig],
+    file: Path,
+) -> tuple[Probe, ...]:
+    """The agent in its own world, under interventions, under conditions, and in other scenarios."""
+    env, count = root.env, evaluation.num_probe
+    attention = root.actor_critic.use_wsa
+    probes = [Probe(own, TRAINED, "none", evaluation.episodes, env)]
+    for intervention in evaluation.interventions:
+        if attention or intervention != "uniform":
+            probes.append(Probe(own, TRAINED, intervention, count, env))
+    for name, changes in evaluation.conditions.items():
+        world = under_condition(env, changes, f"{file}: evaluation.conditions.{name}")
+        probes.append(Probe(own, name, "none", count, world))
+    probes += [Probe(name, TRAINED, "none", count, world) for name, world in elsewhere.items()]
+    return tuple(probes)
 
 
 def _parents_first(runs: Mapping[Key, PlannedRun]) -> tuple[PlannedRun, ...]:
@@ -505,12 +610,22 @@ def _refuse_unfair(
                 )
             if run.config.training.curriculum != first.config.training.curriculum:
                 raise UserError(f"{where}: differ in training.curriculum; give both the same")
+            for name in ("evaluate_every", "evaluation_episodes"):  # which checkpoint is judged
+                if getattr(run.config.training, name) != getattr(first.config.training, name):
+                    raise UserError(f"{where}: differ in training.{name}; give both the same")
             seen = {"observation": first.config.env.observation}
             if run.config.env.model_copy(update=seen) != first.config.env:
                 raise UserError(f"{where}: differ in the world ({_first_difference(first, run, 'env')})")
             twins = [other for other, each in arms.items() if other < arm and each.digest == run.digest]
             if twins:
                 raise UserError(f"{file}: arms {twins[0]} and {arm} are the same; remove one of them")
+    twice = [run for run in runs.values() if run.key[2] == seed]
+    for first, second in itertools.combinations(twice, 2):
+        if first.digest == second.digest and first.key[0] == second.key[0]:
+            raise UserError(
+                f"{file}: scenarios {first.key[1]} and {second.key[1]} are the same for arm {first.key[0]}; "
+                "runs would be counted twice"
+            )
     threads = {run.config.run.threads for run in runs.values()}
     if len(threads) > 1:
         raise UserError(f"{file}: run.threads differs between runs ({threads}); give all the same")

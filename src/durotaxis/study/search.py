@@ -39,7 +39,7 @@ from durotaxis.study.config import RootConfig
 from durotaxis.study.launchers import Launcher
 from durotaxis.study.plan import ArmConfig, EvaluationConfig, Study, base_values, nested, resolve_study
 from durotaxis.study.score import NORMALISERS
-from durotaxis.study.study import Report, Selection, State, alone, open_study, run_study
+from durotaxis.study.study import Report, Selection, State, alone, borrow_records, open_study, run_study
 
 SEARCHES = Path("runs/searches")
 STORAGE = "optuna.log"
@@ -472,7 +472,9 @@ def _run_trials(
     )
     study = replace(search.study, name=f"{search.study.name}-search", config=config, runs=tuple(runs))
     # An equal configuration that an earlier trial had is not trained again.
-    state = open_study(study, search.directory, Selection(arms=possible), [search.directory])
+    open_study(study, search.directory)
+    borrow_records(study, search.directory, search.directory)
+    state = open_study(study, search.directory, Selection(arms=possible))
     return run_study(state, make_launcher(), report) if state.left else state
 
 

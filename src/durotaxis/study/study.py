@@ -24,7 +24,6 @@ from durotaxis.core.config import to_yaml
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig
 from durotaxis.records import (
-    CONFIG,
     CONFIGS,
     COST,
     DONE,
@@ -36,9 +35,9 @@ from durotaxis.records import (
     TRAINED,
     ArmPlan,
     RecordError,
-    RunDirectory,
     RunRecord,
     ScenarioPlan,
+    Score,
     StudyPlan,
     cannot_write,
     read_plan,
@@ -53,8 +52,8 @@ from durotaxis.records import (
 from durotaxis.study.config import leaves
 from durotaxis.study.cost import measure_cost
 from durotaxis.study.execute import Assignment, failed_record
-from durotaxis.study.launchers import Launcher, Outcome
-from durotaxis.study.plan import Key, PlannedRun, Study, under_condition, world_of
+from durotaxis.study.launchers import Launcher, Outcome, lock_path
+from durotaxis.study.plan import Key, PlannedRun, Probe, Study, world_digest
 from durotaxis.study.provenance import own_version
 from durotaxis.study.run import build_policy
 from durotaxis.study.score import NORMALISERS, SCORE_SEED, play, scenario_scores
@@ -95,7 +94,10 @@ class State:
         """
         keys = {r.key for r in self.study.runs if r.key in self.wanted and r.key not in self.records}
         for run in reversed(self.study.runs):  # children come after their parents
-            if run.key in keys and run.parent is not None and not _is_trained(self.directory, run.parent):
+            if run.key not in keys or run.parent is None or _is_trained(self.directory, run.parent):
+                continue
+            record = self.records.get(run.parent)
+            if record is None or record.status != FAILED:
                 keys.add(run.parent)
         return tuple(run for run in self.study.runs if run.key in keys)
 
@@ -167,37 +169,30 @@ def alone(directory: Path) -> Iterator[None]:
         yield
 
 
-def open_study(
-    study: Study, directory: Path, selection: Selection = Selection(), borrow: Sequence[Path] = ()
-) -> State:
-    """Write the plan into the directory and see what is done already.
+def open_study(study: Study, directory: Path, selection: Selection = Selection()) -> State:
+    """See what is done already, and write the plan into the directory.
 
     Args:
         selection: what is to be made now.
-        borrow: study directories or folders of records; what fits the plan is copied from there.
 
     Raises:
         UserError, RecordError: the directory holds another study, records of other versions, or records of
             report seeds made with another configuration.
     """
-    wanted = selection.of(study)
+    wanted, directory = selection.of(study), directory.absolute()
     require_writable(directory)
-    with contextlib.suppress(OSError):
+    known = read_plan(directory) if (directory / STUDY).exists() else None
+    if known is not None and known.name != study.name:
+        raise UserError(
+            f"{directory} holds the study {known.name}, not {study.name}; choose another --directory"
+        )
+    records = _done(study, directory)  # first: a refused study must not replace the plan of its records
+    try:
         (directory / CONFIGS).mkdir(parents=True, exist_ok=True)
-    if (directory / STUDY).exists():
-        before = read_plan(directory)
-        if before.name != study.name:
-            raise UserError(
-                f"{directory} holds the study {before.name}, not {study.name}; choose another --directory"
-            )
-    for run in study.runs:
-        path = directory / CONFIGS / f"{run.digest}.yaml"
-        if not path.exists():
-            write_atomic(path, to_yaml(run.config))
-    write_plan(directory, _plan(study, directory))
-    for place in borrow:
-        _borrow(study, directory, place)
-    return State(study, directory, _done(study, directory), wanted)
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    write_plan(directory, _plan(study, known))
+    return State(study, directory, records, wanted)
 
 
 def require_arms(study: Study) -> dict[str, int]:
@@ -207,15 +202,13 @@ def require_arms(study: Study) -> dict[str, int]:
         Arm -> its number of parameters.
 
     Raises:
-        UserError: weights are not at hand, or an intervention or condition does not fit.
+        UserError: weights are not at hand.
     """
     sizes = {}
     first = {run.key[0]: run for run in reversed(study.runs)}
     for arm in study.config.arms:
         policy = build_policy(first[arm].config, torch.device("cpu"))
         sizes[arm] = sum(parameter.numel() for parameter in policy.parameters())
-        for name, changes in study.config.evaluation.conditions.items():
-            under_condition(first[arm].config.env, changes, f"{study.path}: condition {name}")
     return sizes
 
 
@@ -266,8 +259,9 @@ class _Driver:
             self.waiting.remove(run)
             self.running[run.key] = time.monotonic()
             _log(self.state.directory, "started", run)
+            write_atomic(self.config_path(run), to_yaml(run.config))
             self.tell(None)
-            self.launcher.start(self.assignment(run), self.crashes[run.key] + 1)
+            self.launcher.start(self.assignment(run), self.crashes[run.digest] + 1)
 
     def settle(self, outcome: Outcome) -> str:
         """Record how an attempt ended, or put the run back; returns what to tell."""
@@ -285,13 +279,13 @@ class _Driver:
             _log(directory, "refused", run, outcome.refusal)
             return f"{run.name}: refused: {outcome.refusal}"
         why = outcome.crash or "it ended without a word"
-        self.crashes[run.key] += 1
+        self.crashes[run.digest] += 1
         _log(directory, "crashed", run, why)
-        if self.crashes[run.key] < self.state.study.config.attempts:
+        if self.crashes[run.digest] < self.state.study.config.attempts:
             self.waiting.insert(0, run)
             return f"{run.name}: crashed, {why}; it is started again"
-        self.keep(failed_record(outcome.assignment, self.crashes[run.key], why))
-        return f"{run.name}: failed after {self.crashes[run.key]} attempts, {why}"
+        self.keep(failed_record(outcome.assignment, self.crashes[run.digest], why))
+        return f"{run.name}: failed after {self.crashes[run.digest]} attempts, {why}"
 
     def give_up_orphans(self) -> None:
         """Runs whose parent was refused are refused, those whose parent failed have failed."""
@@ -301,10 +295,13 @@ class _Driver:
                 continue
             record = self.state.records.get(parent)
             name = "/".join(map(str, parent))
+            busy = parent in self.running or any(each.key == parent for each in self.waiting)
             if parent in self.refused:
                 self.refused[run.key] = f"starts from {name}, which was refused"
             elif record is not None and record.status == FAILED:
                 self.keep(failed_record(self.assignment(run), 0, f"starts from {name}, which failed"))
+            elif not (busy or _is_trained(self.state.directory, parent)):
+                self.refused[run.key] = f"starts from {name}, which was trained on another machine"
             else:
                 continue
             self.waiting.remove(run)
@@ -322,7 +319,7 @@ class _Driver:
         held = [run.name for run in self.waiting if _is_held(run_directory(self.state.directory, run.key))]
         if held:
             time.sleep(POLL_S)
-            return f"waiting: a process of before is still at {held[0]}; it ends within an iteration"
+            return f"waiting: a process of before is still at {held[0]}; it ends within seconds"
         reason = self.launcher.waits_for
         return None if reason is None else f"waiting: {reason}"
 
@@ -341,27 +338,27 @@ class _Driver:
             shown.append(Running(run.name, row.get("step", 0), run.total_steps, success, began))
         self.report(self.state, shown, line)
 
+    def config_path(self, run: PlannedRun) -> Path:
+        """The file of a run's configuration."""
+        return self.state.directory / CONFIGS / f"{run.digest}.yaml"
+
     def assignment(self, run: PlannedRun) -> Assignment:
         """All that is needed to make a run."""
         directory, study = self.state.directory, self.state.study
-        evaluation, start = study.config.evaluation, run.start_from
+        start = run.start_from
         arm, scenario, seed = run.key
         return Assignment(
             study=study.name,
             arm=arm,
             scenario=scenario,
             seed=seed,
-            config=str(directory / CONFIGS / f"{run.digest}.yaml"),
+            config=str(self.config_path(run)),
             digest=run.digest,
             directory=str(run_directory(directory, run.key)),
             parent=None if run.parent is None else str(run_directory(directory, run.parent)),
             start_by=None if start is None else start.by,
             start_steps=None if start is None else start.steps,
-            episodes=evaluation.episodes,
-            probe_episodes=evaluation.num_probe,
-            interventions=evaluation.interventions,
-            scenarios=evaluation.scenarios,
-            conditions=evaluation.conditions,
+            probes=tuple(_plain(probe) for probe in run.probes),
         )
 
 
@@ -370,14 +367,16 @@ def _is_trained(directory: Path, key: Key) -> bool:
 
 
 def _is_held(directory: Path) -> bool:
-    """Whether a process of a study that was killed still trains there; it ends within an iteration."""
-    if not (directory / CONFIG).exists():
+    """Whether a process of a study that was killed is still at this run; it ends within seconds."""
+    path = lock_path(directory)
+    if not path.exists():
         return False
-    try:
-        with RunDirectory(directory).locked():
-            return False
-    except RecordError:
-        return True
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def estimate_seconds(
@@ -418,13 +417,13 @@ def write_cost(state: State, turns: int, advance: Callable[[int], None] = lambda
 
 
 def forget_failures(state: State) -> State:
-    """Take the records of failed runs away, so that they are tried again."""
-    for record in state.failed:
+    """Take the records of failed runs that are wanted away, so that they are tried again."""
+    again = [record for record in state.failed if record.key in state.wanted]
+    for record in again:
         record_path(state.directory, *record.key).unlink()
-        with contextlib.suppress(FileNotFoundError):
-            rows = [row for row in _rows(state.directory) if tuple(row["key"]) != record.key]
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            write_atomic(state.directory / LOG, text)
+    digests = {record.config for record in again}
+    rows = [row for row in _rows(state.directory) if row["config"] not in digests]
+    write_atomic(state.directory / LOG, "".join(json.dumps(row) + "\n" for row in rows))
     return replace(state, records=_done(state.study, state.directory))
 
 
@@ -461,44 +460,53 @@ def _done(study: Study, directory: Path) -> dict[Key, RunRecord]:
                     "100 on are run once: take fresh ones, such as 200 on, and another --directory"
                 )
             continue
-        if record.status == FAILED or _has_scores(study, record):
+        if record.status == FAILED or _has_scores(planned[record.key], record):
             found[record.key] = record
     return found
 
 
-def _has_scores(study: Study, record: RunRecord) -> bool:
-    """Whether everything was scored that the study asks for."""
-    evaluation = study.config.evaluation
-    has_attention = record.attention is not None
-    probes: set[tuple[str, str, str]] = {
-        (record.scenario, TRAINED, each)
-        for each in evaluation.interventions
-        if has_attention or each != "uniform"
-    }
-    probes |= {(record.scenario, name, "none") for name in evaluation.conditions}
-    probes |= {(name, TRAINED, "none") for name in evaluation.scenarios if name != record.scenario}
-    wanted = {(*probe, evaluation.num_probe) for probe in probes}
-    wanted.add((record.scenario, TRAINED, "none", evaluation.episodes))
-    scored = {(s.scenario, s.condition, s.intervention, s.episodes) for s in record.scores}
-    return wanted <= scored
+def _plain(probe: Probe) -> dict[str, Any]:
+    """A probe as plain values."""
+    values = {name: getattr(probe, name) for name in ("scenario", "condition", "intervention", "episodes")}
+    return {**values, "world": probe.world, "env": probe.env.model_dump(mode="json")}
 
 
-def _borrow(study: Study, directory: Path, place: Path) -> None:
-    """Copy records of runs made elsewhere with equal settings, perhaps under another arm's name."""
+def _has_scores(run: PlannedRun, record: RunRecord) -> bool:
+    """Whether everything was scored that the study asks for, in these very worlds."""
+
+    def what(score: Probe | Score) -> tuple[Any, ...]:
+        return (score.scenario, score.condition, score.intervention, score.episodes, score.world)
+
+    return {what(probe) for probe in run.probes} <= {what(score) for score in record.scores}
+
+
+def borrow_records(study: Study, directory: Path, place: Path) -> int:
+    """Copy records of runs made elsewhere with equal settings, perhaps under another arm's name.
+
+    Returns:
+        How many were taken.
+
+    Raises:
+        UserError, RecordError: there is no such directory, or a record in it cannot be read.
+    """
+    taken = 0
     if not place.is_dir():
         raise UserError(f"--records {place}: no such directory")
     wanted = {(run.digest, run.key[1], run.key[2]): run for run in study.runs}
     for record in read_records(place):
         run = wanted.get((record.config, record.scenario, record.seed))
-        if run is None or record.version != own_version() or not _has_scores(study, record):
+        if run is None or record.version != own_version():
+            continue
+        if record.status != FAILED and not _has_scores(run, record):
             continue
         if not record_path(directory, *run.key).exists():
             write_record(directory, replace(record, study=study.name, arm=run.key[0]))
+            taken += 1
+    return taken
 
 
-def _plan(study: Study, directory: Path) -> StudyPlan:
+def _plan(study: Study, known: StudyPlan | None) -> StudyPlan:
     config = study.config
-    known = read_plan(directory) if (directory / STUDY).exists() else None
     first = {run.key[1]: run.config.env for run in reversed(study.runs)}
     arms = [
         ArmPlan(
@@ -516,11 +524,18 @@ def _plan(study: Study, directory: Path) -> StudyPlan:
             scenario=setting.scenario,
             changes=dict(leaves(setting.overrides)) if setting.overrides else {},
             is_control=setting.is_control,
-            references=_references(first[setting.name], known, setting.name),
+            world=world_digest(first[setting.name]),
+            references=_references(first[setting.name], known),
         )
         for setting in study.settings
     ]
-    env = study.runs[0].config.env
+    elsewhere = {
+        probe.scenario: _references(probe.env, known)
+        for run in study.runs
+        if run.key[2] == config.seeds[0] and run.key[0] == config.baseline
+        for probe in run.probes
+        if probe.scenario != run.key[1]
+    }
     return StudyPlan(
         name=study.name,
         question=config.question,
@@ -531,9 +546,7 @@ def _plan(study: Study, directory: Path) -> StudyPlan:
         seeds=config.seeds,
         total_steps=study.total_steps,
         episodes=config.evaluation.episodes,
-        evaluated_in={
-            name: _references(world_of(name, env), None, name) for name in config.evaluation.scenarios
-        },
+        evaluated_in=elsewhere,
         conditions=config.evaluation.conditions,
         interventions=config.evaluation.interventions,
         runs=[run.plan() for run in study.runs],
@@ -542,13 +555,13 @@ def _plan(study: Study, directory: Path) -> StudyPlan:
     )
 
 
-def _references(env: EnvConfig, known: StudyPlan | None, name: str) -> Mapping[str, Mapping[str, Any]]:
+def _references(env: EnvConfig, known: StudyPlan | None) -> Mapping[str, Mapping[str, Any]]:
     """Scores of the two policies that returns are normalised with; played where the package keeps none."""
     kept = scenario_scores(env)
     if kept is not None:
         return {policy: kept[policy] for policy in NORMALISERS}
     for scenario in known.scenarios if known is not None else ():
-        if scenario.name == name and scenario.references is not None:
+        if scenario.world == world_digest(env) and scenario.references is not None:
             return scenario.references
     seeds = torch.arange(REFERENCE_EPISODES, dtype=torch.int64) + SCORE_SEED
     return {policy: play(SCRIPTED[policy], env, seeds).summary() for policy in NORMALISERS}
@@ -592,7 +605,7 @@ def _rows(directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _crashes(directory: Path) -> Counter[Key]:
-    """How often every run crashed before."""
+def _crashes(directory: Path) -> Counter[str]:
+    """How often the run of each digest crashed before."""
     rows = [row for row in _rows(directory) if row["event"] == "crashed"]
-    return Counter((row["key"][0], row["key"][1], row["key"][2]) for row in rows)
+    return Counter(row["config"] for row in rows)
