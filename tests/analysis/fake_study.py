@@ -59,7 +59,7 @@ TOTAL, BINS, EPISODES = 200_000, 20, 50
 def scenario(name: str, **changes: object) -> ScenarioPlan:
     """A scenario of the plan; `name` may be `base-setting`."""
     references = changes.pop("references", REFERENCES)
-    return ScenarioPlan(name, name.split("-")[0], changes, name == "linear", references)
+    return ScenarioPlan(name, name.split("-")[0], changes, name == "linear", "0" * 12, references)
 
 
 def plan(**changes: object) -> StudyPlan:
@@ -117,6 +117,7 @@ def score(rng: np.random.Generator, value: float, place: str, **changes: object)
         scenario=place,
         condition=TRAINED,
         intervention="none",
+        world="0" * 12,
         deterministic=False,
         episodes=EPISODES,
         return_mean=RANDOM + value * (DELETE_LEFT - RANDOM),

@@ -180,6 +180,14 @@ def test_ratio_is_undefined_where_the_denominator_may_be_0():
     assert ratio_of_means(steady, noise).mean == pytest.approx(0.025 / 2.0)
 
 
+@pytest.mark.parametrize("count", [1, 4, 20])
+def test_ratio_is_undefined_where_the_denominator_is_below_0(count):
+    """Twice as far below 0 is worse, not twice as good."""
+    below = np.linspace(-2.0, -1.9, count)
+    assert ratio_of_means([below], [2 * below]) == Estimate(None, None, None, count)
+    assert ratio_of_means([-below], [2 * below]).mean == pytest.approx(-2.0)
+
+
 def test_improvement_without_overlap_is_no_certainty():
     for size in (5, 10):
         first, second = [np.arange(size) + 0.0], [np.arange(size) + 100.0]

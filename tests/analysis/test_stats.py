@@ -74,6 +74,12 @@ def test_normalised_return_of_the_references_themselves():
     assert (one.mean, one.high) == pytest.approx((1.0, 1.0 + t * 0.2 / 8.0), rel=1e-9)
 
 
+def test_normalised_return_has_no_reference_below_random():
+    """It would turn better into worse."""
+    found = normalised_return(Sample(3.0, 0.4, 20), Sample(6.0, 0.2, 40), Sample(-2.0, 0.1, 50))
+    assert (found.mean, found.low, found.high, found.count) == (None, None, None, 20)
+
+
 def test_normalised_return_does_not_depend_on_unit_and_origin():
     args = (Sample(3.0, 0.4, 20), Sample(-2.0, 0.1, 50), Sample(6.0, 0.2, 40))
     moved = [Sample(10.0 * s.mean + 7.0, 10.0 * s.standard_error, s.count) for s in args]

@@ -87,7 +87,9 @@ def test_the_scale_is_undefined_where_references_are_missing_or_too_noisy():
     assert isinstance(scale_of(None), NoScale)
     assert isinstance(scale_of({"random": REFERENCES["random"]}), NoScale)
     near = {**REFERENCES["delete-left"], "return_mean": RANDOM + 0.1, "return_se": 0.1}
-    assert "within 5 standard errors" in scale_of({**REFERENCES, "delete-left": near}).reason
+    below = {**REFERENCES["delete-left"], "return_mean": RANDOM - 8.0}
+    for reference in (near, below):
+        assert "not above random (-2.50) by 5" in scale_of({**REFERENCES, "delete-left": reference}).reason
     scale = scale_of(REFERENCES)
     assert isinstance(scale, Scale)
     assert (scale(RANDOM), scale(DELETE_LEFT)) == (0.0, 1.0)

@@ -95,6 +95,7 @@ def test_csv_holds_numbers_in_full():
 def test_latex_escapes_and_has_as_many_columns_everywhere():
     lines = latex(TABLE).splitlines()
     assert lines[1] == r"\begin{tabular}{lrrl}"
+    assert lines[3].startswith(r"arm\textbar{}name & score")
     assert lines[5] == r"a\_b \& 50\% & +0.33 [+0.25, +0.50] & 123,457 & helps \\"
     assert lines[6].startswith(r"\textless{}script\textgreater{} & - & -")
 

@@ -40,6 +40,7 @@ class Comparison:
     condition: str
     measure: Measure
     difference: Estimate  # arm minus baseline, mean over paired seeds
+    finished: Estimate  # the difference at seeds where both finished
     success: Estimate  # of the success rate
     word: str  # helps, neutral, hurts, undecided
 
@@ -89,6 +90,14 @@ def held_out(study: Study, measure: Measure, where: Selection = OWN) -> PerRun:
     return lambda arm, scenario: study.values(arm, scenario, measure, where)
 
 
+def finished(study: Study, values: PerRun) -> PerRun:
+    """Values of runs that finished."""
+    failed = {run.key for run in study.failed}
+    return lambda arm, scenario: {
+        seed: value for seed, value in values(arm, scenario).items() if (arm, scenario, seed) not in failed
+    }
+
+
 def word_of(gap: Estimate) -> str:
     """Helps, neutral, hurts or undecided, by the interval of a difference of scores."""
     if gap.low is None or gap.high is None:
@@ -107,11 +116,15 @@ def effects(study: Study) -> list[Comparison]:
         measure = study.measure(scenario)
         for condition in (TRAINED, *study.plan.conditions):
             where = Selection(condition=condition)
+            values, successes = held_out(study, measure, where), held_out(study, "success_rate", where)
             for arm in study.others:
-                gap = compare(study, arm, [scenario], held_out(study, measure, where), _mean_gap)
-                success = compare(study, arm, [scenario], held_out(study, "success_rate", where), _mean_gap)
+                gap, kept, success = (
+                    compare(study, arm, [scenario], of, _mean_gap)
+                    for of in (values, finished(study, values), successes)
+                )
                 if gap.count:
-                    found.append(Comparison(arm, scenario, condition, measure, gap, success, word_of(gap)))
+                    word = word_of(gap)
+                    found.append(Comparison(arm, scenario, condition, measure, gap, kept, success, word))
     return found
 
 
@@ -130,6 +143,36 @@ def _ratio(first: list[np.ndarray], second: list[np.ndarray]) -> Estimate:
 def main_difference(study: Study, arm: str) -> Estimate:
     """What the headline rests on: IQM of the main measure over the scenarios that count, arm - baseline."""
     return compare(study, arm, study.main_scenarios, held_out(study, study.main_measure), _iqm_gap)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Runs that the aggregate is made of again, to see what it rests on."""
+
+    name: str
+    scenarios: Sequence[str]
+    only_finished: bool = False
+
+    def of(self, study: Study, values: PerRun) -> PerRun:
+        """Values of its runs."""
+        return finished(study, values) if self.only_finished else values
+
+
+def subsets(study: Study) -> list[Subset]:
+    """The scenarios that count without each of them, and without failed runs where there are any."""
+    over = study.main_scenarios
+    found = []
+    if len(over) > 1:
+        found += [Subset(f"without {name}", [other for other in over if other != name]) for name in over]
+    if any(run.scenario in over for run in study.failed):
+        found.append(Subset("without failed runs", over, only_finished=True))
+    return found
+
+
+def subset_difference(study: Study, arm: str, subset: Subset) -> Estimate:
+    """`main_difference` of a part of the runs."""
+    values = subset.of(study, held_out(study, study.main_measure))
+    return compare(study, arm, subset.scenarios, values, _iqm_gap)
 
 
 def area_ratio(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:

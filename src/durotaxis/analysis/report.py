@@ -34,16 +34,29 @@ from durotaxis.analysis.study_results import (
     improvement_rows,
     interventions_table,
     learning_table,
+    middle_table,
     ratios_table,
     results_table,
     runs_table,
     scenarios_table,
     settings_table,
     speeds_table,
+    subsets_table,
     transfer_table,
 )
 from durotaxis.analysis.study_tables import Table, csv_text, html, latex, markdown
-from durotaxis.analysis.study_words import Banner, Judged, banners, comparison, glossary, headline, name_of
+from durotaxis.analysis.study_words import (
+    Banner,
+    Judged,
+    banners,
+    comparison,
+    counted,
+    glossary,
+    headline,
+    held_out_episodes,
+    name_of,
+    units,
+)
 from durotaxis.records import CONFIGS, FAILED, RecordError, write_atomic
 
 if TYPE_CHECKING:
@@ -164,10 +177,17 @@ def _tables(*tables: Table | None) -> list[Table]:
 def _plan(study: Study) -> Section:
     plan = study.plan
     trained = sorted(plan.seeds)
+    counts = ", ".join(
+        counted(number, what)
+        for number, what in (
+            (len(study.arms), "arm"),
+            (len(study.scenarios), "scenario"),
+            (len(trained), "seed"),
+        )
+    )
     text = (
-        f"{len(study.arms)} arms, {len(study.scenarios)} scenarios, {len(trained)} seeds ({trained[0]} to "
-        f"{trained[-1]}), {len(plan.runs)} runs of {plan.total_steps:,} environment steps each. Every "
-        f"trained agent was judged on {plan.episodes} held-out episodes per score. Arms are compared with "
+        f"{counts} ({', '.join(map(str, trained))}), {counted(len(plan.runs), 'run')} of "
+        f"{plan.total_steps:,} environment steps each. {held_out_episodes(study)} Arms are compared with "
         f"{plan.baseline}."
     )
     blocks: list[Block] = [arms_table(study), scenarios_table(study)]
@@ -192,8 +212,8 @@ def _main(study: Study) -> Section:
         )
     against = [differences_table(study), ratios_table(study)] if study.others else []
     tables = [results_table(study), *against[:1], learning_table(study), *against[1:]]
-    more = deterministic_table(study)
-    return Section("results", "Results", [*tables, *_tables(more)], [text], in_short=True)
+    more = _tables(subsets_table(study), middle_table(study), deterministic_table(study))
+    return Section("results", "Results", [*tables, *more], [text, *units(study)], in_short=True)
 
 
 def _goal(judged: Judged) -> Section:
@@ -284,14 +304,15 @@ def _settings(study: Study) -> Section:
 
 
 def _attention(study: Study) -> Section:
-    from durotaxis.analysis.study_figures import attention
+    from durotaxis.analysis.study_figures import MAX_ATTENTION_PANELS, attention
 
     blocks: list[Block] = [
         *_picture(
             "attention",
             "Mean attention per pre-trained model over training, and the effective number of models.",
-            "Mean over runs of all scenarios with 95 % bands over runs. Dashed: uniform attention, and all "
-            "models.",
+            "Mean over finished runs of all scenarios with 95 % bands over runs. Dashed: uniform attention, "
+            f"and all models. Of more than {MAX_ATTENTION_PANELS} arms the first are drawn; the table has "
+            "all.",
             attention(study),
         ),
         *_tables(attention_table(study)),

@@ -148,7 +148,8 @@ def ratio_of_means(
     errors of 0, with the covariance of pairs and the degrees of freedom at the estimate.
 
     Returns:
-        The estimate; without numbers where the interval of the first arm's mean contains 0.
+        The estimate; without numbers where the first arm's mean is not above 0 with its whole interval: of a
+        negative one a larger ratio would mean less.
     """
     arms = _two_arms(first, second, paired)
     influences = [_influences(arm, "mean") for arm in arms]
@@ -156,7 +157,7 @@ def ratio_of_means(
     count = _runs(_joined(influences, paired))
     undefined = Estimate(None, None, None, count)
     below = aggregate(first, "mean", seed=seed, confidence=confidence, resamples=resamples)
-    if below.mean == 0 or (below.low is not None and below.high is not None and below.low <= 0 <= below.high):
+    if min(end for end in (below.mean, below.low) if end is not None) <= 0:
         return undefined
     a, b = (float(_value(arm, "mean")) for arm in arms)
     u = _joined([[b / a * task for task in influences[0]], influences[1]], paired)

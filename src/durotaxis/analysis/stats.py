@@ -196,11 +196,11 @@ def normalised_return(
     and Student's t with the degrees of freedom of Welch and Satterthwaite.
 
     Returns:
-        The estimate; without numbers where the denominator is under MIN_SIGNAL of its standard errors.
+        The estimate; without numbers where the reference is not above random by MIN_SIGNAL standard errors.
     """
     span = reference.mean - random.mean
     noise = math.hypot(random.standard_error, reference.standard_error)
-    if span == 0 or not abs(span) >= MIN_SIGNAL * noise:
+    if span <= 0 or not span >= MIN_SIGNAL * noise:
         return Estimate(None, None, None, values.count)
     x = (values.mean - random.mean) / span
     weighted = [

@@ -262,7 +262,7 @@ class Study:
 
 
 def scale_of(references: Mapping[str, Mapping[str, float]] | None) -> Scale | NoScale:
-    """The scale that scripted policies span; none where it is unknown or drowned in their noise."""
+    """The scale that scripted policies span; none where it is unknown, upside down or drowned in noise."""
     if not references:
         return NoScale("the scripted policies were not played in it")
     if missing := [name for name in ("random", "delete-left") if name not in references]:
@@ -270,12 +270,12 @@ def scale_of(references: Mapping[str, Mapping[str, float]] | None) -> Scale | No
     low, high = references["random"], references["delete-left"]
     span = high["return_mean"] - low["return_mean"]
     noise = math.hypot(low["return_se"], high["return_se"])
-    if span == 0 or abs(span) < MIN_SIGNAL * noise:
+    if span <= 0 or span < MIN_SIGNAL * noise:
         return NoScale(
-            f"delete-left ({high['return_mean']:.2f}) is within {MIN_SIGNAL:.0f} standard errors of random "
-            f"({low['return_mean']:.2f})"
+            f"delete-left ({high['return_mean']:.2f}) is not above random ({low['return_mean']:.2f}) by "
+            f"{MIN_SIGNAL:.0f} standard errors"
         )
-    return Scale(low["return_mean"], span, noise / abs(span))
+    return Scale(low["return_mean"], span, noise / span)
 
 
 def score_of(run: RunRecord, where: Selection = OWN) -> Score | None:

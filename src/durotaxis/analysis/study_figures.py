@@ -22,7 +22,7 @@ from durotaxis.analysis.figures import COLOURS, GREY, INK, STYLE
 from durotaxis.analysis.scores import performance_profile, probability_of_improvement
 from durotaxis.analysis.stats import Estimate, mean_interval
 from durotaxis.analysis.study import HEADING, Measure, Study
-from durotaxis.records import TRAINED
+from durotaxis.records import FINISHED, TRAINED
 
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vP"
@@ -30,6 +30,7 @@ GRID = 40
 """Points of a curve that is drawn."""
 STUDY_STYLE = {**STYLE, "svg.fonttype": "none"}
 MAX_ATTENTION_PANELS = 6
+"""Arms with attention that are drawn."""
 
 
 def _style(study: Study, arm: str) -> dict[str, Any]:
@@ -261,7 +262,7 @@ def improvements(study: Study, rows: Sequence[tuple[str, str, Estimate]]) -> Fig
 
 @styled
 def attention(study: Study) -> Figure | None:
-    """Mean attention over runs per model while training, with 95 % bands over runs; a panel per arm."""
+    """Mean attention over runs per model while training, with 95 % bands over runs; two panels per arm."""
     arms = [arm for arm in study.arms if shares(study, arm)][:MAX_ATTENTION_PANELS]
     if not arms:
         return None
@@ -292,11 +293,11 @@ def attention(study: Study) -> Figure | None:
 
 
 def shares(study: Study, arm: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray] | None:
-    """Attention of an arm's runs: names [K], steps [T], weight [runs,T,K], effective number [runs,T].
+    """Attention of an arm: names [K], steps [T], weight [runs,T,K], effective number [runs,T].
 
-    Runs with other models than the first are left out; None where no run has attention.
+    Failed runs and those with other models than the first are left out; None where no run has attention.
     """
-    runs = [run for name in study.scenarios for run in study.runs(arm, name)]
+    runs = [run for name in study.scenarios for run in study.runs(arm, name) if run.status == FINISHED]
     with_models = [run.attention for run in runs if run.attention and len(run.attention["step"])]
     if not with_models:
         return None

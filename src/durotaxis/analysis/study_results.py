@@ -22,6 +22,7 @@ from durotaxis.analysis.claims import (
     area_ratio,
     compare,
     cost_ratio,
+    finished,
     held_out,
     paired,
     per_turn,
@@ -29,10 +30,12 @@ from durotaxis.analysis.claims import (
     spread_of,
     spread_over_settings,
     steps_ratio,
+    subset_difference,
+    subsets,
     time_ratio,
     word_of,
 )
-from durotaxis.analysis.scores import Statistic, aggregate, difference, paired_effect
+from durotaxis.analysis.scores import Statistic, aggregate, difference, paired_effect, ratio_of_means
 from durotaxis.analysis.stats import NOTHING, Estimate, mean_interval, spread, wilson
 from durotaxis.analysis.study import HEADING, OWN, Measure, NoScale, Selection, Study, score_of
 from durotaxis.analysis.study_figures import improvement, shares
@@ -226,6 +229,8 @@ def learning_table(study: Study) -> Table:
 
 
 def _pooled_success(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
+    if not all(study.runs(arm, name) for name in scenarios):
+        return NOTHING  # else arms with other scenarios would stand side by side
     successes = count = 0
     for name in scenarios:
         for run in study.runs(arm, name):
@@ -296,8 +301,64 @@ def ratios_table(study: Study) -> Table:
         Column("steps to the baseline's final score, ratio", is_estimate=True),
         Column("spread over seeds, ratio", is_estimate=True),
     ]
-    note = "95 % intervals over seeds. No ratio is given where the baseline's number may be 0."
+    note = "95 % intervals over seeds. No ratio is given where the baseline's number may be 0 or less."
     return Table("ratios", f"Learning and spread, against {study.plan.baseline}", columns, rows, note)
+
+
+def subsets_table(study: Study) -> Table | None:
+    """The aggregate again, of parts of the runs: does one scenario, or a failed run, carry it?"""
+    parts = subsets(study)
+    rows: list[list[Cell]] = []
+    for arm in study.others:
+        for part in parts:
+            final, success = (
+                part.of(study, held_out(study, measure)) for measure in (study.main_measure, "success_rate")
+            )
+            gap = subset_difference(study, arm, part)
+            rows.append(
+                [
+                    arm,
+                    part.name,
+                    mark(word_of(gap)),
+                    gap,
+                    _gap(study, arm, part.scenarios, final, "mean"),
+                    _gap(study, arm, part.scenarios, success, "mean"),
+                    compare(study, arm, part.scenarios, part.of(study, study.areas), ratio_of_means),
+                ]
+            )
+    columns = [
+        *(Column(head) for head in ("arm", "all that count", "verdict")),
+        Column("final score, IQM", is_estimate=True, is_signed=True),
+        Column("its mean", is_estimate=True, is_signed=True),
+        Column("success rate", is_estimate=True, is_signed=True),
+        Column("area, ratio", is_estimate=True),
+    ]
+    note = (
+        f"Differences to {study.plan.baseline} and their verdict as above, by the IQM. A failed run is left "
+        "out with its pair; so that an arm is not rewarded for failing, this is not the result."
+    )
+    return Table("subsets", "What the aggregate rests on", columns, rows, note) if rows else None
+
+
+def middle_table(study: Study) -> Table | None:
+    """How many runs of each scenario the IQM over all of them keeps."""
+    if len(study.main_scenarios) < 2:
+        return None
+    rows: list[list[Cell]] = []
+    for arm in study.arms:
+        tasks = _tasks(held_out(study, study.main_measure), arm, study.main_scenarios)
+        if not tasks:
+            continue
+        of = np.repeat(np.arange(len(tasks)), [len(task) for task in tasks])
+        order = np.argsort(np.concatenate(tasks), kind="stable")
+        kept = np.bincount(of[order[len(of) // 4 : len(of) - len(of) // 4]], minlength=len(tasks))
+        rows.append([arm, *(f"{n} of {len(task)}" for n, task in zip(kept, tasks, strict=True))])
+    columns = [Column("arm"), *(Column(name) for name in study.main_scenarios)]
+    note = (
+        f"The IQM leaves out the lowest and the highest quarter of an arm's runs, whichever scenario they "
+        f"are of: by {HEADING[study.main_measure]}, scenarios with high or low scores count less in it."
+    )
+    return Table("middle", "Runs that the IQM keeps", columns, rows, note) if rows else None
 
 
 def _common_measure(study: Study, scenarios: Sequence[str]) -> Measure:
@@ -322,6 +383,7 @@ def helps_table(study: Study, effects: Sequence[Comparison]) -> Table:
                 mark(effect.word),
                 base,
                 effect.difference,
+                *([effect.finished] if study.failed else []),
                 effect.success,
                 HEADING[effect.measure],
             ]
@@ -333,13 +395,18 @@ def helps_table(study: Study, effects: Sequence[Comparison]) -> Table:
         Column("verdict"),
         Column(f"{study.plan.baseline}", is_estimate=True),
         Column("difference in score", is_estimate=True, is_signed=True),
+        *([Column("without failed runs", is_estimate=True, is_signed=True)] if study.failed else []),
         Column("difference in success rate", is_estimate=True, is_signed=True),
         Column("score"),
     ]
     note = (
         "helps: the whole 95 % interval of the difference is above 0; hurts: below 0; neutral: within ±0.1; "
-        "undecided otherwise."
+        f"undecided otherwise. No interval is corrected for the number of rows ({len(rows)})."
     )
+    if study.failed:
+        note += (
+            " The verdict counts failed runs; a run that failed by a machine's fault says nothing of its arm."
+        )
     if has_conditions:
         note += " Returns under a condition are in the unit of the world as it was trained in."
     return Table("helps", f"Arms against {study.plan.baseline}", columns, rows, note)
@@ -380,7 +447,7 @@ def goals_table(verdicts: Sequence[Verdict]) -> Table:
     note = (
         "Met: the estimate is at the target and its whole 95 % interval clear of no effect (of the limit, "
         "for time). Not met: the whole interval falls short of the target. Undecided otherwise. The second "
-        "condition stands in for the first."
+        "condition stands in for the first. No interval is corrected for the number of arms or conditions."
     )
     return Table("goal", "Conditions of the goal", columns, rows, note)
 
@@ -398,7 +465,9 @@ def claims_table(verdicts: Sequence[Verdict]) -> Table:
     ]
     note = (
         "Held: the whole 95 % interval lies on the claim's side; not held: the whole interval lies on the "
-        "other; undecided otherwise. Shares and ratios, no percent: 0.10 is 10 %."
+        f"other; undecided otherwise; none corrected for the number of rows ({len(rows)}). Shares and "
+        "ratios, no percent: 0.10 is 10 %. A spread over settings can be small because an arm fails in all "
+        "of them."
     )
     return Table("claims", "Claims, held or not", columns, rows, note)
 
@@ -453,12 +522,10 @@ def interventions_table(study: Study) -> Table | None:
 
 def _drop(study: Study, arm: str, scenarios: Sequence[str], where: Selection) -> Estimate:
     """Change of scores by an intervention; failed runs have no agent to tamper with."""
-    failed = {run.key for run in study.failed}
     measure = _common_measure(study, scenarios)
 
     def values(kind: str, name: str) -> Mapping[int, float]:
-        found = study.values(arm, name, measure, where if kind == "tampered" else OWN)
-        return {seed: value for seed, value in found.items() if (arm, name, seed) not in failed}
+        return finished(study, held_out(study, measure, where if kind == "tampered" else OWN))(arm, name)
 
     both = paired("whole", "tampered", scenarios, values)
     return difference(*both, "mean") if both else NOTHING
@@ -571,7 +638,9 @@ def attention_table(study: Study) -> Table | None:
         *(Column(name, is_estimate=True) for name in _model_names(study)),
         Column("effective number of models", is_estimate=True),
     ]
-    note = "Mean and 95 % interval over runs of all scenarios; phases over the last tenth of training."
+    note = (
+        "Mean and 95 % interval over finished runs of all scenarios; phases over the last tenth of training."
+    )
     return Table("attention", "Shares at the end", columns, rows, note) if rows else None
 
 
@@ -589,7 +658,7 @@ def _phases(study: Study, arm: str, names: Sequence[str]) -> dict[str, np.ndarra
     rows: dict[str, list[Sequence[float]]] = {}
     for scenario in study.scenarios:
         for run in study.runs(arm, scenario):
-            if run.attention and list(run.attention["names"]) == list(names):
+            if run.status == FINISHED and run.attention and list(run.attention["names"]) == list(names):
                 for phase, means in run.attention["phases"].items():
                     if means:
                         rows.setdefault(phase, []).append(means)

@@ -23,18 +23,24 @@ from durotaxis.analysis.claims import (
     claims,
     effects,
     goals,
+    held_out,
     main_difference,
+    paired,
+    subset_difference,
+    subsets,
     time_ratio,
     word_of,
 )
 from durotaxis.analysis.stats import MIN_SIGNAL, Estimate, mean_interval
-from durotaxis.analysis.study import HEADING, Study
+from durotaxis.analysis.study import HEADING, Scale, Study, score_of
 from durotaxis.analysis.study_results import commit_of, differing
 from durotaxis.analysis.study_tables import Column, cell_text
 from durotaxis.records import TRAINED, TUNING
 
 FEW = 3
 """Of more arms the headline says only how they score."""
+WEAK = 0.9
+"""A reference that succeeds less often than this is said to be no ceiling."""
 NAMED = 40
 """So many missing or failed runs are named on the page; the table of all runs has every one."""
 
@@ -78,7 +84,7 @@ def headline(judged: Judged) -> list[str]:
         if len(study.others) > FEW:
             lines.append(" ".join([comparison(study, arm), *_where(judged, arm)]))
         else:
-            lines += [comparison(study, arm), *_where(judged, arm)]
+            lines += [comparison(study, arm), *_rests_on(study, arm), *_where(judged, arm)]
             lines += _of_goal([verdict for verdict in judged.goals if verdict.arm == arm])
             lines += _of_claims([verdict for verdict in judged.claims if verdict.arm == arm])
             lines += _of_cost(study, arm)
@@ -102,8 +108,9 @@ def comparison(study: Study, arm: str) -> str:
     """An arm's final score against the baseline's, as a sentence."""
     gap, base = main_difference(study, arm), study.plan.baseline
     if gap.mean is None:
-        return f"{arm} cannot be compared with {base}: there is a scenario without a seed that both have."
-    seeds = sorted({len(study.values(arm, name, study.main_measure)) for name in study.main_scenarios})
+        lacking = [name for name in study.main_scenarios if not _pairs(study, arm, name)]
+        return f"{arm} cannot be compared with {base}: no seed that both have in {', '.join(lacking)}."
+    seeds = sorted({_pairs(study, arm, name) for name in study.main_scenarios})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     runs = f"{many} seed{'s' if seeds[-1] != 1 else ''}"
     names = ", ".join(study.main_scenarios)
@@ -118,6 +125,24 @@ def comparison(study: Study, arm: str) -> str:
     return f"Undecided whether {arm} scores higher or lower than {base} {by}."
 
 
+def _pairs(study: Study, arm: str, scenario: str) -> int:
+    """Seeds with a final score of both the arm and the baseline."""
+    both = paired(study.plan.baseline, arm, [scenario], held_out(study, study.main_measure))
+    return len(both[0][0]) if both else 0
+
+
+def _rests_on(study: Study, arm: str) -> list[str]:
+    """What the comparison would be without a scenario or without failed runs, where its verdict changes."""
+    word = word_of(main_difference(study, arm))
+    parts = [(part.name, subset_difference(study, arm, part)) for part in subsets(study)]
+    other = [
+        f"{name} {word_of(gap)} ({_signed(gap)})"
+        for name, gap in parts
+        if gap.mean is not None and word_of(gap) != word
+    ]
+    return [f"That rests on what is counted: {'; '.join(other)}."] if other else []
+
+
 def _signed(value: Estimate) -> str:
     return cell_text(value, Column("", is_signed=True))
 
@@ -129,6 +154,8 @@ def _where(judged: Judged, arm: str) -> list[str]:
     for effect in judged.effects:
         if effect.arm == arm:
             where = effect.scenario + ("" if effect.condition == TRAINED else f" ({effect.condition})")
+            if effect.finished.mean is not None and (word := word_of(effect.finished)) != effect.word:
+                where += f" ({word} without failed runs)"
             places.setdefault(effect.word, []).append(where)
     verbs = {HELPS: "helps on", NEUTRAL: "is neutral on", HURTS: "hurts on", UNDECIDED: "is undecided on"}
     parts = [f"{verbs[word]} {', '.join(places[word])}" for word in verbs if word in places]
@@ -140,6 +167,8 @@ def _of_goal(verdicts: Sequence[Verdict]) -> list[str]:
     words = [_either(first.outcome, second.outcome), *(verdict.outcome for verdict in rest)]
     names = ("score or area", "steps", "spread", "time")
     each = ", ".join(f"{name} {word}" for name, word in zip(names, words, strict=True))
+    if set(words) == {NOT_TESTED}:
+        return [f"The goal is not tested here for {first.arm}."]
     whole = MET if set(words) == {MET} else NOT_MET if NOT_MET in words else UNDECIDED
     return [f"The goal is {whole} by {first.arm}: {each}."]
 
@@ -198,7 +227,7 @@ def banners(study: Study) -> list[Banner]:
         named = [f"{name_of(run.key)}: {run.error or 'no reason recorded'}" for run in study.failed]
         found.append(
             Banner(
-                f"{_count(len(study.failed), 'run')} failed, counted at the level of the random policy, not "
+                f"{counted(len(study.failed), 'run')} failed, counted at the level of the random policy, not "
                 "dropped.",
                 _capped(named),
             )
@@ -209,7 +238,7 @@ def banners(study: Study) -> list[Banner]:
         each = [f"{name}: {count}" for name, count in tried.items()]
         found.append(Banner("Arms had unequal numbers of variants tried on tuning seeds.", each))
     seeds = {(arm, name): len(study.runs(arm, name)) for arm in study.arms for name in study.scenarios}
-    if min(seeds.values()) == 1:
+    if 1 in seeds.values():
         found.append(Banner("There is an arm with one run in a scenario: no interval, nothing to decide by."))
     return found
 
@@ -229,7 +258,7 @@ def _mixtures(study: Study) -> list[Banner]:
         values = differing(study, of)
         if len(values) > 1:
             each = [
-                f"{'unknown' if value == 'None' else value}: {_count(count, 'run')}"
+                f"{'unknown' if value == 'None' else value}: {counted(count, 'run')}"
                 for value, count in values.items()
             ]
             found.append(Banner(f"The records are of different {what}.", each))
@@ -238,8 +267,50 @@ def _mixtures(study: Study) -> list[Banner]:
     return found
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def held_out_episodes(study: Study) -> str:
+    """How many episodes agents were judged on, in a sentence or two."""
+    own = study.plan.episodes
+    text = f"Every trained agent was judged on {own} held-out episodes."
+    others = {
+        score.episodes for run in study.records.values() for score in run.scores if score != score_of(run)
+    }
+    if others and others != {own}:
+        fewer = " or ".join(map(str, sorted(others)))
+        text += f" Other scores, under conditions, interventions or in other worlds, are of {fewer} episodes."
+    return text
+
+
+def units(study: Study) -> list[str]:
+    """How far normalised returns of scenarios that are aggregated over are alike; nothing where they are."""
+    scales = {name: study.scale(name) for name in study.main_scenarios}
+    spans = {name: scale.span for name, scale in scales.items() if isinstance(scale, Scale)}
+    if not spans or study.main_measure != "normalised_return":
+        return []
+    references = {name: (study.scenario(name).references or {})["delete-left"] for name in spans}
+    weak = [
+        f"{100 * share:.0f} % on {name}"
+        for name in spans
+        if (share := references[name].get("success_rate")) is not None and share < WEAK
+    ]
+    text = ""
+    if weak:
+        text = (
+            f"A normalised return of 1 is delete-left's, whose success rate is {', '.join(weak)}: there it "
+            "is no ceiling, and scores go beyond 1. "
+        )
+    small, large = min(spans, key=spans.__getitem__), max(spans, key=spans.__getitem__)
+    if (ratio := spans[large] / spans[small]) > 1 + MARGIN:
+        text += (
+            f"Its unit is {spans[small]:.2f} of return on {small} and {spans[large]:.2f} on {large}: "
+            f"the same return weighs {ratio:.1f} times as much on {small}, in means, areas and "
+            "thresholds. Success rates have one unit everywhere."
+        )
+    return [text.strip()] if text else []
 
 
 def name_of(key: tuple[str, str, int]) -> str:
@@ -268,8 +339,9 @@ def glossary(study: Study) -> list[tuple[str, str]]:
         (
             "Normalised return",
             "(return - random) / (delete-left - random), with the mean returns of these two scripted "
-            "policies in the same world: 0 is chance, 1 the reference. Undefined where the references are "
-            f"unknown or their difference is under {MIN_SIGNAL:.0f} standard errors. The references are "
+            "policies in the same world: 0 is chance, 1 the reference, which need not be good: where "
+            "delete-left fails, scores go well beyond 1. Undefined where the references are unknown or "
+            f"delete-left is not above random by {MIN_SIGNAL:.0f} standard errors. The references are "
             "taken as known in intervals; the table of scenarios gives the error of the unit, which all "
             "arms share.",
         ),
@@ -281,8 +353,8 @@ def glossary(study: Study) -> list[tuple[str, str]]:
         ),
         (
             "IQM, mean, median",
-            "Interquartile mean over all runs of all scenarios that count; mean and median over the "
-            "scenarios' means.",
+            "Interquartile mean over all runs of all scenarios that count, in one row whatever their units; "
+            "mean and median over the scenarios' means.",
         ),
         (
             "Intervals",
@@ -307,7 +379,8 @@ def glossary(study: Study) -> list[tuple[str, str]]:
             "Steps to the baseline's final score",
             "The level is the baseline's mean over runs of its training curve's last tenth. A run reaches "
             "it where the running mean of three points of its own curve first does. A run that never does "
-            "counts with all its steps (restricted mean), the baseline's own runs too.",
+            "counts with all its steps (restricted mean), the baseline's own runs too. Intervals take the "
+            "level as known.",
         ),
         (
             "Spread over seeds",
