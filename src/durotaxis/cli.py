@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +23,7 @@ from durotaxis.console import (
     how_to_go_on,
     make_console,
     reporting_view,
+    sigterm_interrupts,
     table,
     training_view,
 )
@@ -129,7 +128,7 @@ def train(
     """
     from durotaxis.ppo.ranks import launched
 
-    with _sigterm_interrupts(), launched() as ranks:
+    with sigterm_interrupts(), launched() as ranks:
         _train(ranks, overrides or [], config, resume, allow_changes)
 
 
@@ -572,20 +571,6 @@ def doctor() -> None:
     findings = examine()
     rows = [(f.topic, f.name, f.state if f.is_good else f"! {f.state}", f.advice) for f in findings]
     make_console().print(table("", ("", "what", "found", "what to do"), rows))
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM, which schedulers send, does what Ctrl-C does within the block."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _probe(path: Path) -> None:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from durotaxis.console import counting_view, duration, make_console, study_view, table
+from durotaxis.console import (
+    counting_view,
+    duration,
+    make_console,
+    sigterm_interrupts,
+    study_view,
+    table,
+)
 from durotaxis.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,7 +136,7 @@ def run(
             return
         try:
             if state.left:
-                with study_view(console) as report:
+                with sigterm_interrupts(), study_view(console) as report:
                     state = run_study(state, make_launcher(launcher, count, study.threads, address), report)
             if cost_turns and not (place / "cost.json").exists() and len(state.records) == len(study.runs):
                 with counting_view(console, "cost", (cost_turns + 1) * len(sizes)) as advance:

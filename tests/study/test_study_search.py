@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -210,21 +211,22 @@ def test_a_run_scores_no_less_than_a_failed_one(make):
     assert run_score(act_record(4.0), references, "return") == pytest.approx(0.4)
 
 
+OWN_WORLD = MappingProxyType(
+    {"scenario": "linear", "condition": "trained", "intervention": "none", "world": "0" * 12, "episodes": 4}
+)
+
+
 def act_record(value, curve=None):
     """A record of one run with that return, success in 3 of 4 episodes."""
 
-    @dataclasses.dataclass
+    @dataclasses.dataclass(frozen=True)
     class Plain:
         study: str = "s"
         arm: str = "a"
         scenario: str = "linear"
         seed: int = 0
         digest: str = "d"
-        episodes: int = 4
-        probe_episodes: int = 2
-        interventions: tuple = ()
-        conditions: tuple = ()
-        scenarios: tuple = ()
+        probes: tuple = (OWN_WORLD,)
 
     record = fake_record(Plain(), success=0.75)
     scores = tuple(dataclasses.replace(score, return_mean=value) for score in record.scores)
