@@ -31,6 +31,10 @@ SHORTER = {
     ],
     "evaluate": ["--seeds", "2", "env.max_steps=6"],
 }
+SHORTER["study"] = [
+    *("seeds=[0]", "overrides.training.total_steps=64"),
+    *("overrides.ppo.num_colonies=8", "overrides.ppo.rollout_steps=8"),
+]
 STAGED = ["training.total_steps=192"]  # three rollouts, one for each stage
 SHORTER["distill"] = [
     *SHORTER["train"],
