@@ -35,6 +35,11 @@ VERBS = {
     "ptm list",
     "ptm fetch",
     "ptm check",
+    "study list",
+    "study run",
+    "study report",
+    "study cost",
+    "study search",
     "doctor",
 }
 SMALL = [
@@ -83,7 +88,7 @@ def small_run(tmp_path_factory) -> Path:
 
 
 def verbs() -> set[str]:
-    nested = {f"{g.name} {c.callback.__name__.split('_')[1]}" for g in cli.app.registered_groups for c in g.typer_instance.registered_commands}  # fmt: skip
+    nested = {f"{g.name} {c.name or c.callback.__name__.split('_')[-1]}" for g in cli.app.registered_groups for c in g.typer_instance.registered_commands}  # fmt: skip
     return nested | {c.callback.__name__ for c in cli.app.registered_commands}
 
 

@@ -108,7 +108,10 @@ def test_no_block_is_overlooked():
     assert sum(block.mark == "" for block in BLOCKS) > len(BLOCKS) / 2
 
 
-def test_blocks_run_in_the_order_of_the_page(here, capsys):
+def test_blocks_run_in_the_order_of_the_page(here, capsys, monkeypatch):
+    monkeypatch.setattr("durotaxis.pretrain.distill.HELD_OUT_STEPS", 8)
+    monkeypatch.setattr("durotaxis.study.distill.HELD_OUT_COLONIES", 4)
+    monkeypatch.setattr("durotaxis.study.cost.GROWTH_STEPS", 4)
     names: dict = {}  # shared: later blocks use the names, and the runs, of earlier ones
     for block in (block for block in BLOCKS if block.mark == ""):
         place = f"{GUIDE.name}:{block.line}"

@@ -72,9 +72,9 @@ def run_tiny(name, folder, arms):
 
 @pytest.mark.parametrize("name", sorted(shipped_studies()))
 def test_a_ready_study_runs(tmp_path, name):
-    """Its baseline and its last arm, with what they start from."""
-    arms = list(load_study(name, [*SHORT, *OWN.get(name, [])]).config.arms)
-    run_tiny(name, tmp_path, (arms[0], arms[-1]))
+    """Its last arm, with those that it starts from."""
+    *_, last = load_study(name, [*SHORT, *OWN.get(name, [])]).config.arms
+    run_tiny(name, tmp_path, (last,))
 
 
 @pytest.mark.slow

@@ -55,6 +55,7 @@ def copy(cut, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.slow  # a study is killed and goes on to the bit in test_study_run.py
 def test_killed_and_resumed_equals_left_alone(tmp_path):
     """Two kills here; many more with `python tests/study/kills.py --kills 100`."""
     hits, found = compare(tmp_path, 2, seed=2)

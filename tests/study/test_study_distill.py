@@ -202,8 +202,8 @@ def test_interrupted_before_teaching_it_leaves_the_untaught_student(teacher, mon
 def test_a_step_that_is_not_finite_is_not_taken_and_not_saved(teacher, monkeypatch, capsys, broken):
     real = torch.nn.utils.clip_grad_norm_
     saved = []
-    save = study.DistillJob._save
-    monkeypatch.setattr(study.DistillJob, "_save", lambda job: saved.append(1) or save(job))
+    save = study.save_start
+    monkeypatch.setattr(study, "save_start", lambda job: saved.append(1) or save(job))
     if broken == "loss":
         kl = teaching.action_kl
         monkeypatch.setattr(

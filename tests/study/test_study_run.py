@@ -45,6 +45,14 @@ from durotaxis.study.study import (
 REPORTED = {"seeds": [100, 101]}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def short_references():
+    """Fewer episodes of the policies that normalise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("durotaxis.study.study.REFERENCE_EPISODES", 20)
+        yield
+
+
 def opened(tmp_path, changes=None, place="study", selection=Selection(), borrow=None):  # noqa: B008 - frozen
     study = load_study(write_study(tmp_path, changes))
     state = open_study(study, tmp_path / place, selection)
@@ -85,7 +93,7 @@ def test_the_plan_is_written_for_readers_of_records_alone(tmp_path):
     }
     assert plan.arms[1].changes == {"actor_critic.use_wsa": True}
     # The world was changed (max_steps), so the two policies that normalise were played in it.
-    assert plan.scenarios[0].references["delete-left"]["episodes"] == 250
+    assert plan.scenarios[0].references["delete-left"]["episodes"] == 20
 
 
 def test_a_crash_is_started_again_and_given_up_after_the_stated_number_of_times(tmp_path):
