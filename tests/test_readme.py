@@ -26,14 +26,6 @@ SHORTER = {
     ],
     "evaluate": ["--seeds", "2"],
     "score": ["--seeds", "4", "--out", "scores.json"],
-    "run": [
-        *("seeds=[0]", "overrides.training.total_steps=64"),
-        *("overrides.ppo.num_colonies=8", "overrides.ppo.rollout_steps=8"),
-    ],
-    "distill": [
-        *("--steps", "64", "--seeds", "2"),
-        *("distill.num_colonies=8", "distill.rollout_steps=8", "distill.num_epochs=1"),
-    ],
 }
 STAGED = ["training.total_steps=192"]  # three rollouts, one for each stage
 SHELL_ONLY = ("make", "git", "cd", "pip")
