@@ -221,13 +221,22 @@ def find_config(name: str | Path) -> Path:
     Raises:
         UserError: there is no such file.
     """
-    path, shipped = Path(name), shipped_configs()
-    if path.exists():
+    return find_file(name, shipped_configs(), "file")
+
+
+def find_file(name: str | Path, shipped: Mapping[str, Path], what: str) -> Path:
+    """A path, or one of `shipped` by name; a folder that has such a name does not hide it.
+
+    Raises:
+        UserError: there is none; it is called a `what`.
+    """
+    path = Path(name)
+    if path.is_file() or (path.exists() and str(name) not in shipped):
         return path
     if str(name) in shipped:
         return shipped[str(name)]
     hint = did_you_mean(path.stem, shipped)
-    raise UserError(f"{name}: no such file{hint}; with the package come: {', '.join(shipped) or 'none'}")
+    raise UserError(f"{name}: no such {what}{hint}; with the package come: {', '.join(shipped) or 'none'}")
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -33,6 +33,7 @@ from durotaxis.records import (
     RunDirectory,
     RunRecord,
     Score,
+    read_jsonl,
     read_object,
     write_atomic,
 )
@@ -99,37 +100,12 @@ def execute(
     elif not RunDirectory.open(directory).is_done:
         prepare_resume(directory).train(progress)
     candidate = open_run(directory)
-    return _record(assignment, candidate, attempts, [_score(candidate, probe) for probe in assignment.probes])
+    return _record(assignment, attempts, [_score(candidate, probe) for probe in assignment.probes])
 
 
 def failed_record(assignment: Assignment, attempts: int, error: str) -> RunRecord:
     """The record of a run that was given up: counted, not dropped. Its curve is as far as it came."""
-    directory = Path(assignment.directory)
-    rows = {}
-    for file in (METRICS, EPISODES, EVENTS):
-        path = directory / file
-        rows[file] = RunDirectory(directory).read(file) if path.exists() else []
-    origin = read_object(directory / PROVENANCE) if (directory / PROVENANCE).exists() else {}
-    metrics = rows[METRICS]
-    return RunRecord(
-        study=assignment.study,
-        arm=assignment.arm,
-        scenario=assignment.scenario,
-        seed=assignment.seed,
-        config=assignment.digest,
-        status=FAILED,
-        attempts=attempts,
-        error=error,
-        steps=metrics[-1]["step"] if metrics else 0,
-        episodes=metrics[-1]["episodes"] if metrics else 0,
-        curve=curve(rows[EPISODES], metrics[-1]["step"] if metrics else 1),
-        scores=(),
-        attention=None,
-        warnings=_warnings(rows[EVENTS]),
-        cost=_cost(metrics, origin),
-        provenance=_origin(origin),
-        version=own_version(),
-    )
+    return _record(assignment, attempts, (), error)
 
 
 def _begin(assignment: Assignment) -> Job:
@@ -186,26 +162,32 @@ def _score(candidate: Candidate, probe: Mapping[str, Any]) -> Score:
 
 
 def _record(
-    assignment: Assignment, candidate: Candidate, attempts: int, scores: Sequence[Score]
+    assignment: Assignment, attempts: int, scores: Sequence[Score], error: str | None = None
 ) -> RunRecord:
-    run = candidate.run
-    metrics, episodes = run.read(METRICS), run.read(EPISODES)
-    origin = read_object(run.path / PROVENANCE)
+    """What is left of a run; with an `error`, of one that failed, whose files may be missing."""
+    directory = Path(assignment.directory)
+
+    def rows(file: str) -> list[dict[str, Any]]:
+        return read_jsonl(directory / file) if (directory / file).exists() else []
+
+    origin = read_object(directory / PROVENANCE) if (directory / PROVENANCE).exists() else {}
+    metrics = rows(METRICS)
+    steps = metrics[-1]["step"] if metrics else 0
     return RunRecord(
         study=assignment.study,
         arm=assignment.arm,
         scenario=assignment.scenario,
         seed=assignment.seed,
         config=assignment.digest,
-        status=FINISHED,
+        status=FINISHED if error is None else FAILED,
         attempts=attempts,
-        error=None,
-        steps=metrics[-1]["step"],
-        episodes=metrics[-1]["episodes"],
-        curve=curve(episodes, metrics[-1]["step"]),
+        error=error,
+        steps=steps,
+        episodes=metrics[-1]["episodes"] if metrics else 0,
+        curve=curve(rows(EPISODES), max(steps, 1)),
         scores=tuple(scores),
-        attention=attention(run.read(ATTENTION), metrics[-1]["step"]),
-        warnings=_warnings(run.read(EVENTS)),
+        attention=attention(rows(ATTENTION), steps) if error is None else None,
+        warnings=_warnings(rows(EVENTS)),
         cost=_cost(metrics, origin),
         provenance=_origin(origin),
         version=own_version(),

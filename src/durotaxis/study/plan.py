@@ -23,7 +23,7 @@ from durotaxis.core.spelling import did_you_mean
 from durotaxis.env import EnvConfig
 from durotaxis.env.scenarios import SCENARIOS
 from durotaxis.records import REPORT, TRAINED, TUNING, RunPlan
-from durotaxis.study.config import RootConfig, find_config, leaves, shipped_studies
+from durotaxis.study.config import RootConfig, find_config, find_file, leaves, shipped_studies
 
 Key = tuple[str, str, int]
 """Arm, scenario, seed."""
@@ -398,13 +398,7 @@ def find_study(name: str | Path) -> Path:
     Raises:
         UserError: there is no such file.
     """
-    path, shipped = Path(name), shipped_studies()
-    if path.is_file():
-        return path
-    if str(name) in shipped:
-        return shipped[str(name)]
-    hint = did_you_mean(path.stem, shipped)
-    raise UserError(f"{name}: no such study{hint}; with the package come: {', '.join(shipped) or 'none'}")
+    return find_file(name, shipped_studies(), "study")
 
 
 def world_digest(env: EnvConfig) -> str:
