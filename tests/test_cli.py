@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from PIL import Image
 from rich.console import Console
 
@@ -88,8 +89,16 @@ def small_run(tmp_path_factory) -> Path:
 
 
 def verbs() -> set[str]:
-    nested = {f"{g.name} {c.name or c.callback.__name__.split('_')[-1]}" for g in cli.app.registered_groups for c in g.typer_instance.registered_commands}  # fmt: skip
-    return nested | {c.callback.__name__ for c in cli.app.registered_commands}
+    """Every command line up to its arguments, found by walking the command tree."""
+
+    def walk(command, words):
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield " ".join(words)
+        for name, each in (inner or {}).items():
+            yield from walk(each, [*words, name])
+
+    return set(walk(typer.main.get_command(cli.app), []))
 
 
 def test_the_verbs_are_these():

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from durotaxis import cli
+from durotaxis.core.errors import UserError
 from durotaxis.fusion import (
     MultiPTMFeatureExtractor,
     PTMConfig,
@@ -268,6 +269,6 @@ def test_calibration_refuses_models_that_say_nothing(value, message):
 
     register_ptm("dead", Dead, width=3, mean=(1e4,) * 3, std=(1.0,) * 3)
     extractor = MultiPTMFeatureExtractor(8, 4, [{"model_type": "dead"}])
-    with pytest.raises(cli.UserError, match=f"dead: its features of the calibration images are {message}"):
+    with pytest.raises(UserError, match=f"dead: its features of the calibration images are {message}"):
         calibrate(extractor, torch.rand(512, 3, 24, 24))
     assert extractor.needs_calibration() == ["dead"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from durotaxis.cli.shared import INTERRUPTED
 from durotaxis.console import (
     counting_view,
     duration,
@@ -23,10 +24,9 @@ from durotaxis.core.errors import UserError
 if TYPE_CHECKING:
     from durotaxis.study.study import State
 
-INTERRUPTED = 130
-
-study_app = typer.Typer(
-    no_args_is_help=True, help="Compare arms over scenarios and seeds, and report what came of it."
+group = typer.Typer(
+    no_args_is_help=True,
+    help="Compare arms over scenarios and seeds, and report what came of it.",
 )
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="A study file, or the name of one that comes with the package.")
@@ -38,7 +38,7 @@ Changes = Annotated[
 Some = Annotated[str | None, typer.Option(help="Only these, with commas; default all.")]
 
 
-@study_app.command("list", epilog="Example:\n\ndurotaxis study list")
+@group.command("list", epilog="Example:\n\ndurotaxis study list")
 def list_studies() -> None:
     """Name the studies that come with the package."""
     from durotaxis.study.config import shipped_studies
@@ -53,7 +53,7 @@ def list_studies() -> None:
     make_console().print(table("", ("study", "arms", "scenarios", "runs", "question"), rows))
 
 
-@study_app.command(
+@group.command(
     "run",
     epilog="Examples:\n\n"
     "durotaxis study run baseline-vs-wsa --plan\n\n"
@@ -152,7 +152,7 @@ def run(
     _say(console, f"next: durotaxis study report {place}{partial}")
 
 
-@study_app.command(
+@group.command(
     "search",
     epilog="Examples:\n\n"
     "durotaxis study search baseline-vs-wsa seeds=[0,1] --trials 20 --space space.yaml --out found\n\n"
@@ -245,7 +245,7 @@ def search(
         raise UserError(f"every trial of {', '.join(hopeless)} failed, so there is no configuration of it")
 
 
-@study_app.command(
+@group.command(
     "report",
     epilog="Examples:\n\n"
     "durotaxis study report runs/studies/baseline-vs-wsa\n\n"
@@ -266,7 +266,7 @@ def report(
     _say(console, f"written to {written.html}, with report.md, figures and tables beside it")
 
 
-@study_app.command(
+@group.command(
     "cost",
     epilog="Example:\n\ndurotaxis study cost baseline-vs-wsa --turns 9",
 )
