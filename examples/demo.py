@@ -37,8 +37,9 @@ from durotaxis.core.errors import UserError
 from durotaxis.env import DurotaxisEnv, EnvConfig
 from durotaxis.env.render import film
 from durotaxis.ppo import Interrupted, evaluate, load, load_policy, report_seeds
-from durotaxis.records import RecordError, write_atomic
-from durotaxis.study.episode import film_episode
+from durotaxis.records import RecordError, write_atomic, write_episodes
+from durotaxis.study.episode import record_agent
+from durotaxis.study.film import frames_of
 from durotaxis.study.run import Job, build_policy, prepare
 from durotaxis.study.score import NORMALISERS, play, scenario_scores
 
@@ -157,8 +158,9 @@ def draw(job: Job, results: list[Result], seed: int) -> list[Path]:
     if job.policy.actor.has_attention:
         attention_figure(run, figures / "attention.png")
         paths.append(figures / "attention.png")
-    frames, scene = film_episode(job.policy, job.config.env, seed, title=f"trained agent, episode {seed}")
-    film(frames, scene, figures / "episode.gif")
+    episodes = record_agent(job.policy, job.config.env, [seed], "trained agent")
+    write_episodes(job.directory, episodes)
+    film(*frames_of(episodes[0]), figures / "episode.gif")
     return [*paths, figures / "episode.gif", job.directory / "demo.md"]
 
 

@@ -126,6 +126,14 @@ class HybridActorCritic(nn.Module):
         """
         return BFLOAT16_RATIO_TOLERANCE if self.config.precision == "bfloat16" else None
 
+    @property
+    def attention_rows(self) -> str | None:
+        """What a row of attention belongs to: a `node` or a `colony`; None without attention."""
+        if not self.actor.has_attention:
+            return None
+        image = self.config.image
+        return "node" if image.readout == "sampled" or image.scope == "node" else "colony"
+
     def forward(
         self, observation: Observation, cached: PTMFeatures | None = None
     ) -> tuple[ActionDistribution, Tensor]:

@@ -10,7 +10,7 @@ import typer
 
 from durotaxis.cli.shared import Overrides, require_writable_file
 from durotaxis.console import counting_view, make_console
-from durotaxis.records import write_json
+from durotaxis.records import NUM_RECORDED, write_episodes, write_json
 
 group = typer.Typer()
 
@@ -27,6 +27,9 @@ def evaluate(
     scenario: Annotated[str | None, typer.Option(help="Another world than the one trained in.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of held-out episodes.")] = 100,
     deterministic: Annotated[bool, typer.Option(help="The most likely action instead of a sample.")] = False,
+    record: Annotated[
+        int, typer.Option(min=0, help="Episodes to record step by step, in place of those recorded before.")
+    ] = NUM_RECORDED,
     out: Annotated[Path | None, typer.Option(help="JSON file; default in the run directory.")] = None,
 ) -> None:
     """Play held-out episodes, print a table with 95 % intervals and write it as JSON."""
@@ -39,10 +42,14 @@ def evaluate(
     path = out or job.default_output(deterministic)
     require_writable_file(path)
     with counting_view(console, "episodes", seeds) as advance:
-        result = evaluate_run(job, seeds, deterministic, advance)
+        result = evaluate_run(job, seeds, deterministic, advance, num_recorded=record)
     references = samples_of_scores(scenario_scores(job.config.env), NORMALISERS)
-    summary = summarise("agent", result["episodes"], *references)
-    write_json(path, {"summary": dataclasses.asdict(summary), **result})
-    console.print(f"{job.checkpoint_path} on {result['scenario']}, {seeds} held-out episodes", markup=False)
+    summary = summarise("agent", result.rows, *references)
+    write_json(path, {"summary": dataclasses.asdict(summary), **result.to_json()})
+    world = job.config.env.scenario
+    console.print(f"{job.checkpoint_path} on {world}, {seeds} held-out episodes", markup=False)
     typer.echo(text_table([summary]))
+    if result.recorded:
+        folder = write_episodes(job.run.path, result.recorded)
+        console.print(f"{len(result.recorded)} episodes step by step: {folder}", markup=False, soft_wrap=True)
     console.print(f"written to {path}", markup=False, soft_wrap=True)

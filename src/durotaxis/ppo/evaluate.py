@@ -36,6 +36,7 @@ class EvaluationStep:
     action: Any  # [A,...] in the world's units
     value: Tensor  # [A], of the total reward
     result: StepResult  # [B,...]
+    before: Any = None  # what `look` returned before the step
 
 
 def tuning_seeds(count: int) -> list[int]:
@@ -57,6 +58,7 @@ def evaluate(
     deterministic: bool = False,
     whole_batch: bool = False,
     on_step: Callable[[EvaluationStep], None] | None = None,
+    look: Callable[[], Any] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Run one episode per seed; a slot that finishes takes the next seed, or is ignored when none is left.
 
@@ -70,6 +72,7 @@ def evaluate(
             left. For policies whose colonies look at each other, such as under an intervention that exchanges
             something between them; otherwise the last episode would be alone.
         on_step: called after every step with what was seen and done, for recording.
+        look: called before every step; what it returns, such as the world's state, is handed to `on_step`.
 
     Returns:
         One row per seed, in the order of `seeds`: seed, deterministic, and the episode columns of records.
@@ -92,6 +95,7 @@ def evaluate(
         keys = hash_keys(queue.seeds[slots], Purpose.POLICY, tally.length[slots])
         sample = distribution.mode() if deterministic else distribution.sample(keys)
         action = policy.to_action(sample, seen)
+        before = look()
         result = world.step(_spread(action, slots, world.num_colonies))
         with evidence({"before": seen, "sample": sample, "action": action, "result": result}):
             require_finite(value, "value")
@@ -100,7 +104,9 @@ def evaluate(
         if on_step is not None:
             episodes, lengths = queue.episode[slots], tally.length[slots]
             total = as_heads(value).sum(-1)
-            on_step(EvaluationStep(slots, episodes, lengths, seen, distribution, action, total, result))
+            on_step(
+                EvaluationStep(slots, episodes, lengths, seen, distribution, action, total, result, before)
+            )
         tally = tally.add(result)
         ended = result.terminated | result.truncated
         observation = result.observation

@@ -31,6 +31,8 @@ EVENTS = "events.jsonl"
 DISTILLATION = "distillation.jsonl"
 DISTILLATION_SUMMARY = "distillation.json"
 TRACES = "episodes"
+EPISODE_INFO = f"{TRACES}/<n>.json.gz"
+STEPS = f"{TRACES}/<n>.jsonl.gz"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 FIGURES = "figures"
@@ -176,7 +178,30 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column("elapsed_s", "s", "time of the distillation so far", wall_clock=True),
         Column("steps_per_s", "1/s", "environment steps per second of it", wall_clock=True),
     ),
-    f"{TRACES}/<n>.jsonl.gz": (
+    EPISODE_INFO: (
+        Column("format", "int", "version of this description"),
+        Column("seed", "int64", "of the episode"),
+        Column("scenario", "name", "of the world"),
+        Column("policy", "text", "who played: a checkpoint, or a scripted policy"),
+        Column("trained_steps", "steps", "environment steps it was trained for; null for a scripted policy"),
+        Column("deterministic", "true/false", "the mode instead of a sample"),
+        Column("reason", "name", "why the episode ended"),
+        Column("success", "true/false", "whether the reason is success"),
+        Column("length", "steps", "steps the episode lasted"),
+        Column("total_reward", "1", "sum of rewards, undiscounted"),
+        Column("final", "varies", "the world's own numbers at the end, such as front_progress (1)"),
+        Column("minutes_per_step", "min", "length of a step"),
+        Column("critical_nodes", "count", "above so many nodes the softest are marked"),
+        Column("size", "µm", "width and height of the substrate"),
+        Column("direction", "rad", "way to the goal, counter-clockwise from +x"),
+        Column("origin", "µm", "of s and t: s = x cos + y sin - origin 0, t = y cos - x sin - origin 1"),
+        Column("extent", "µm", "length along the direction, breadth across"),
+        Column("goal", "µm", "s that ends the episode in success"),
+        Column("ptms", "name", "models that are fused, in the order of attention; empty without attention"),
+        Column("attention_rows", "name", "node: a row per node; colony: one in all; null without attention"),
+        Column("field", "kPa", "stiffness at the centres of a lattice of pixels, row 0 = largest y"),
+    ),
+    STEPS: (
         Column("step", "steps", "step within the episode, from 0"),
         Column("nodes", "µm", "x, y of every living node before the step"),
         Column("node_ids", "int", "their ids, never reused"),
@@ -184,17 +209,22 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column("ages", "steps", "their ages"),
         Column("stiffness", "kPa", "the substrate under each"),
         Column("marked", "true/false", "whether each should be deleted"),
-        Column("kinds", "0, 1, 2", "what each did: rest, spawn, delete"),
         Column(
-            "parameters", "µm, kPa, 1, rad", "max_step, half_saturation, noise, angle of those that spawned"
+            "kinds", "0, 1, 2", "what each did: rest, spawn, delete; null in the last row, as what follows"
+        ),
+        Column(
+            "parameters",
+            "µm, kPa, 1, rad",
+            "max_step, half_saturation, noise, angle of each that spawned; null for the others",
         ),
         Column("attention", "1", "weights over the PTMs, one row per node or one in all; null without"),
-        Column("value", "1", "the critic's value before the step"),
+        Column("value", "1", "the critic's value before the step; null for a scripted policy"),
+        Column("entropy", "nat", "of the policy, mean over nodes; null for a scripted policy"),
         Column("reward", "1", "reward of the step"),
         Column("term/<name>", "1", "its terms"),
     ),
 }
-"""Columns of each JSONL file of a run directory, in order."""
+"""Columns of each JSONL file of a run directory, and of the object that heads an episode, in order."""
 
 
 def schema_table() -> str:

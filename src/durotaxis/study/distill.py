@@ -116,7 +116,7 @@ class DistillJob:
             "student": student,
             "teacher": dataclasses.replace(self.teacher, config=self.student.config),
         }[name]
-        rows = evaluate_run(chosen, num_episodes)["episodes"]
+        rows = evaluate_run(chosen, num_episodes).rows
         return {"episodes": num_episodes, **summarize(rows)}
 
 

@@ -11,8 +11,9 @@ from durotaxis.agent import HybridActorCritic
 from durotaxis.core.config import load_config, load_sections
 from durotaxis.env import DurotaxisEnv, EnvConfig
 from durotaxis.ppo import EvaluationStep, evaluate, load, load_policy, report_seeds
-from durotaxis.records import CONFIG, RunDirectory
+from durotaxis.records import CONFIG, Episode, RunDirectory
 from durotaxis.study.config import RootConfig
+from durotaxis.study.episode import Recorder
 from durotaxis.study.run import build_policy, select_device
 from durotaxis.study.score import is_scenario
 
@@ -36,6 +37,27 @@ class Candidate:
         mode = "-deterministic" if deterministic else ""
         world = "" if is_scenario(env) else "-changed"
         return self.run.path / f"evaluation-{env.scenario}{world}{mode}.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out episodes that were played."""
+
+    candidate: Candidate
+    deterministic: bool
+    rows: list[dict[str, Any]]  # as of `evaluate`, one per episode
+    recorded: list[Episode]  # the first of them, step by step
+
+    def to_json(self) -> dict[str, Any]:
+        """checkpoint, step, scenario, env (the world, resolved), deterministic, episodes (the rows)."""
+        return {
+            "checkpoint": str(self.candidate.checkpoint_path),
+            "step": self.candidate.step,
+            "scenario": self.candidate.config.env.scenario,
+            "env": self.candidate.config.env.model_dump(mode="json"),
+            "deterministic": self.deterministic,
+            "episodes": self.rows,
+        }
 
 
 def open_run(target: str | Path, scenario: str | None = None, overrides: Sequence[str] = ()) -> Candidate:
@@ -82,24 +104,24 @@ def evaluate_run(
     deterministic: bool = False,
     advance: Callable[[int], None] = lambda count: None,
     intervention: str = "none",
-) -> dict[str, Any]:
+    num_recorded: int = 0,
+) -> Evaluation:
     """Play held-out episodes (seeds 2,000,000 + j).
 
     Args:
-        intervention: none; `uniform` attention; R `zero`, or `shuffled`: that of another colony.
         advance: called with the number of episodes that just finished.
-
-    Returns:
-        Ready for JSON: checkpoint, step, scenario, env (the world, resolved), deterministic, episodes (the
-        rows of `evaluate`).
+        intervention: none; `uniform` attention; R `zero`, or `shuffled`: that of another colony.
+        num_recorded: how many of the first episodes to keep step by step.
     """
+    device = next(candidate.policy.parameters()).device
+    world = DurotaxisEnv(candidate.config.env, min(num_seeds, BATCH), device, validate=False)
+    recorder = Recorder(world, num_recorded, str(candidate.checkpoint_path), candidate.policy, candidate.step)
 
-    def count_finished(step: EvaluationStep) -> None:
+    def on_step(step: EvaluationStep) -> None:
+        recorder.on_step(step)
         ended = step.result.terminated | step.result.truncated
         advance(int(ended[step.slots].sum()))
 
-    device = next(candidate.policy.parameters()).device
-    world = DurotaxisEnv(candidate.config.env, min(num_seeds, BATCH), device, validate=False)
     with candidate.policy.actor.extractor.intervene(None if intervention == "none" else intervention):
         rows = evaluate(
             world,
@@ -107,13 +129,7 @@ def evaluate_run(
             report_seeds(num_seeds),
             deterministic=deterministic,
             whole_batch=intervention == "shuffled",
-            on_step=count_finished,
+            on_step=on_step,
+            look=recorder.look,
         )
-    return {
-        "checkpoint": str(candidate.checkpoint_path),
-        "step": candidate.step,
-        "scenario": candidate.config.env.scenario,
-        "env": candidate.config.env.model_dump(mode="json"),
-        "deterministic": deterministic,
-        "episodes": rows,
-    }
+    return Evaluation(candidate, deterministic, rows, recorder.episodes(rows))

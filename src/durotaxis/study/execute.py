@@ -142,7 +142,7 @@ def _score(candidate: Candidate, probe: Mapping[str, Any]) -> Score:
     world = build_config(EnvConfig, probe["env"], f"{probe['scenario']}, {probe['condition']}")
     config = candidate.config.model_copy(update={"env": world})
     judged = Candidate(config, candidate.policy, candidate.run, candidate.checkpoint_path, candidate.step)
-    rows = evaluate_run(judged, probe["episodes"], intervention=probe["intervention"])["episodes"]
+    rows = evaluate_run(judged, probe["episodes"], intervention=probe["intervention"]).rows
     returns = [row["return"] for row in rows]
     lengths = [row["length"] for row in rows if row["success"]]
     return Score(

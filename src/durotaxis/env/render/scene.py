@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from durotaxis.core.errors import UserError
 from durotaxis.env.config import EnvConfig
-from durotaxis.env.substrate import Substrate, stiffness
+from durotaxis.env.substrate import Substrate, stiffness_lattice
 from durotaxis.env.types import Colony, Reason
 
 OLD_AGE = 30
@@ -108,17 +107,10 @@ def scene_of(
         title: shown above the picture.
         ptms: names for the attention strip; empty: no strip.
     """
-    width, height = (float(v) for v in substrate.size[index])
-    columns = max(2, round(_SAMPLES * width / max(width, height)))
-    rows = max(2, round(_SAMPLES * height / max(width, height)))
-    x = (torch.arange(columns, dtype=torch.float32) + 0.5) / columns * width
-    y = (1.0 - (torch.arange(rows, dtype=torch.float32) + 0.5) / rows) * height
-    grid = torch.stack([x.expand(rows, columns), y[:, None].expand(rows, columns)], -1)
     one = substrate[index : index + 1].to("cpu")
-    field = stiffness(grid.reshape(1, -1, 2), one).reshape(rows, columns)
     return Scene(
-        stiffness=field.numpy(),
-        size=(width, height),
+        stiffness=stiffness_lattice(one, 0, _SAMPLES).numpy(),
+        size=(float(one.size[0, 0]), float(one.size[0, 1])),
         direction=math.atan2(float(one.direction[0, 1]), float(one.direction[0, 0])),
         goal=float(one.extent[0, 0]) * (1.0 - config.goal_margin),
         minutes_per_step=config.minutes_per_step,

@@ -27,6 +27,7 @@ from durotaxis.env.substrate.field import (
     log_gradient,
     stiffness,
     stiffness_at,
+    stiffness_lattice,
 )
 from durotaxis.env.substrate.make import join, make_substrate
 
@@ -57,4 +58,5 @@ __all__ = [
     "make_substrate",
     "stiffness",
     "stiffness_at",
+    "stiffness_lattice",
 ]

@@ -110,6 +110,23 @@ def lattice_coordinates(x: Tensor, y: Tensor, substrate: Substrate) -> tuple[Ten
     return x * dx + y * dy - s0, y * dx - x * dy - t0
 
 
+def stiffness_lattice(substrate: Substrate, index: int, longest: int) -> Tensor:
+    """E in kPa of one colony's field at the centres of a lattice of square pixels, [H,W] float32.
+
+    Row 0 is that of the largest y.
+
+    Args:
+        longest: pixels along the longer side.
+    """
+    one = substrate[index : index + 1]
+    width, height = (float(side) for side in one.size[0])
+    columns, rows = (max(2, round(longest * side / max(width, height))) for side in (width, height))
+    x = (torch.arange(columns, dtype=torch.float32) + 0.5) / columns * width
+    y = (1.0 - (torch.arange(rows, dtype=torch.float32) + 0.5) / rows) * height
+    grid = torch.stack([x.expand(rows, columns), y[:, None].expand(rows, columns)], -1)
+    return stiffness(grid.reshape(1, -1, 2).to(one.size.device), one).reshape(rows, columns)
+
+
 def clamp(position: Tensor, substrate: Substrate) -> Tensor:
     """The nearest positions [B,N,2] on the substrate."""
     return position.clamp_min(0.0).minimum(substrate.size[:, None])
