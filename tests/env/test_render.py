@@ -231,7 +231,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     (tmp_path / "file").touch()
     refusals = [
         (lambda: film([], scene, tmp_path / "a.gif"), "no frames"),
-        (lambda: film(frames, scene, tmp_path / "a.mp4"), r"a\.mp4 must end in \.gif"),
+        (lambda: film(frames, scene, tmp_path / "a.avi"), r"a\.avi must end in \.gif"),
         (lambda: film(frames, scene, tmp_path / "file" / "a.gif"), "cannot write"),
         (lambda: film(frames, scene, tmp_path / "a.gif", frames_per_second=0.0), "frames_per_second"),
         (lambda: film(frames, scene, tmp_path / "a.gif", max_frames=1), "max_frames"),
@@ -315,3 +315,31 @@ def test_the_world_does_not_import_drawing_libraries():
     code = "import sys, durotaxis.env; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(done.stdout.split())
+
+
+def test_a_crowd_is_drawn_as_dots_without_edges_and_says_so(monkeypatch):
+    scene = make_scene()
+    said = []
+    monkeypatch.setattr(panels, "header", lambda pen, layout, scene, frame, remark: said.append(remark))
+    for nodes, is_crowd in ((100, False), (700, True)):
+        (frame,) = make_frames(1, nodes)
+        rooted = replace(frame, parent=np.full(nodes, -1))
+        same = not differing(draw(frame, scene), draw(rooted, scene))
+        assert same == is_crowd
+        assert said[-1] == ("drawn as dots" if is_crowd else "")
+
+
+def test_webp_keeps_every_picture(tmp_path):
+    frames, scene = make_frames(9), make_scene()
+    counted = []
+    film(frames, scene, tmp_path / "film.webp", max_frames=5, on_frame=counted.append)
+    assert counted == [1] * 5
+    with Images.open(tmp_path / "film.webp") as found:
+        assert found.n_frames == 5
+        found.seek(4)
+        close = np.abs(
+            np.asarray(found.convert("RGB")).astype(int)
+            - np.asarray(draw(frames[8], scene, history=frames[:8]))
+        )
+        assert close.mean() < 6
+    assert [path.name for path in tmp_path.iterdir()] == ["film.webp"]

@@ -13,6 +13,28 @@ from durotaxis.records import FINISHED, RunDirectory, RunRecord, Score
 from durotaxis.study.execute import Assignment
 from durotaxis.study.launchers import Launcher, Outcome
 
+TINY_AGENT = (
+    "env.max_steps=12",
+    "encoder.num_layers=1",
+    "encoder.hidden_dim=16",
+    "encoder.out_dim=32",
+    "actor_critic.hidden_dim=16",
+    "actor_critic.wsa_config.embedding_dim=16",
+    "actor_critic.wsa_config.context_dim=8",
+    'actor_critic.wsa_config.ptms=[{"model_type": "graph_cnn"}, {"model_type": "graph_gnn"}]',
+    "actor_critic.backbone=graph_cnn",
+)
+TINY_TRAINING = (
+    "ppo.num_colonies=4",
+    "ppo.rollout_steps=8",
+    "ppo.num_epochs=1",
+    "ppo.num_minibatches=2",
+    "training.total_steps=64",
+    "training.evaluate_every=0",
+    "monitor.tensorboard=false",
+)
+"""Overrides of `quick`: an agent and a training that cost nothing."""
+
 TINY: Mapping[str, Any] = {
     "question": "Does it run?",
     "base": "quick",

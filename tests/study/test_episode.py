@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from study_cases import TINY_AGENT
 
 from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.config import load_config
@@ -32,23 +33,12 @@ from durotaxis.study.episode import Recorder, record_agent, record_scripted
 from durotaxis.study.run import build_policy
 from durotaxis.study.score import play
 
-SMALL = (
-    "env.max_steps=12",
-    "encoder.num_layers=1",
-    "encoder.hidden_dim=16",
-    "encoder.out_dim=32",
-    "actor_critic.hidden_dim=16",
-    "actor_critic.wsa_config.embedding_dim=16",
-    "actor_critic.wsa_config.context_dim=8",
-    'actor_critic.wsa_config.ptms=[{"model_type": "graph_cnn"}, {"model_type": "graph_gnn"}]',
-    "actor_critic.backbone=graph_cnn",
-)
 SEEDS = [2_000_000, 2_000_001, 2_000_002]
 
 
 def small_config(*overrides: str) -> RootConfig:
     """The quick configuration with a tiny agent."""
-    return load_config(find_config("quick"), RootConfig, [*SMALL, *overrides])
+    return load_config(find_config("quick"), RootConfig, [*TINY_AGENT, *overrides])
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,12 @@ def disc(pen: ImageDraw, at: Point, radius: float, fill: RGB | None, line: RGB, 
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=line, width=round(width))
 
 
+def dot(pen: ImageDraw, at: Point, radius: float, fill: RGB) -> None:
+    """A small disc without an outline."""
+    x, y = at
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+
+
 def node(
     pen: ImageDraw, at: Point, unit: float, fill: RGB, newborn: bool, marked: bool, deleted: bool
 ) -> None:

@@ -161,12 +161,13 @@ def _legend(pen: ImageDraw, layout: Layout, scene: Scene, style: Style) -> None:
         pen.text((x + 30 * unit, y), "goal", canvas.INK, letters, "lm")
 
 
-def header(pen: ImageDraw, layout: Layout, scene: Scene, frame: Frame) -> None:
-    """Title, number of nodes, step and time; a title too long for the room is shortened."""
+def header(pen: ImageDraw, layout: Layout, scene: Scene, frame: Frame, remark: str = "") -> None:
+    """Title, remark, number of nodes, step and time; a title too long for the room is shortened."""
     text, (left, top, right, _) = layout.text, layout.map
     y = top - 0.6 * text
     hours = frame.step * scene.minutes_per_step / 60
     said = f"{frame.note}  ·  " if frame.note else ""
+    said += f"{remark}  ·  " if remark else ""
     said += f"{int(frame.alive.sum())} nodes  ·  step {frame.step}  ·  {hours:.1f} h"
     letters, bold = canvas.font(text), canvas.font(text, bold=True)
     pen.text((right, y), said, canvas.INK, letters, "rs")

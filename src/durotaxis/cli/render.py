@@ -1,0 +1,102 @@
+"""The command `durotaxis render`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from durotaxis.cli.shared import Overrides
+from durotaxis.console import counting_view, make_console
+from durotaxis.core.errors import UserError
+from durotaxis.records import FIGURES, RunDirectory, episode_numbers, read_episode, require_writable
+
+if TYPE_CHECKING:
+    from durotaxis.records import Episode
+
+HELD_OUT = 2_000_000
+group = typer.Typer()
+
+
+@group.command(
+    epilog="Examples:\n\n"
+    "durotaxis render runs/quick-1\n\n"
+    "durotaxis render runs/quick-1 --episode 3 --out film.mp4 --colour-by age --hull\n\n"
+    "durotaxis render runs/quick-1 --seed 2000007 --scenario moat --out moat.webp\n\n"
+    "durotaxis render runs/quick-1/checkpoints/last.pt --step 40 --out step-40.png env.max_steps=60"
+)
+def render(
+    target: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory or a checkpoint.")],
+    overrides: Overrides = None,
+    episode: Annotated[
+        int | None, typer.Option(min=0, help="Number of a recorded episode; default 0 where there are any.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Play this episode now instead of a recorded one.")] = None,
+    scenario: Annotated[
+        str | None, typer.Option(help="Play in another world than the one trained in.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="This step alone, as a PNG.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A file ending in .gif, .webp, .mp4 or, with --step, .png.")
+    ] = None,
+    colour_by: Annotated[Literal["kind", "age"], typer.Option(help="What fills the nodes.")] = "kind",
+    hull: Annotated[bool, typer.Option("--hull", help="Draw the colony's convex hull.")] = False,
+    width: Annotated[int, typer.Option(min=480, max=3840, help="Pixels.")] = 720,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, at most 50.")] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=2, help="Longer episodes are thinned; default 150, for MP4 1,500.")
+    ] = None,
+) -> None:
+    """Film an episode, or draw one step of it.
+
+    A run's recorded episodes (durotaxis evaluate) are drawn as they were. A checkpoint, another scenario,
+    KEY=VALUE or --seed play an episode now; so does a run that has none recorded, on its first held-out seed.
+    """
+    from durotaxis.env.render import Style, draw, film, require_format
+    from durotaxis.study.film import frames_of
+
+    console = make_console()
+    plays = seed is not None or scenario is not None or bool(overrides) or target.endswith(".pt")
+    if plays and episode is not None:
+        raise UserError("--episode draws a recorded episode as it was; leave it out, or what plays a new one")
+    run = RunDirectory.open(Path(target).parent.parent if target.endswith(".pt") else target)
+    if not plays and episode is None and not episode_numbers(run.path):
+        console.print(f"no recorded episodes in {run.path}: playing the first held-out one", soft_wrap=True)
+        plays = True
+    path = out or run.path / FIGURES / _default_name(episode, seed, plays, step)
+    if step is None:
+        require_format(path)
+    elif path.suffix.lower() != ".png":
+        raise UserError(f"--step draws one picture; --out {path} must end in .png")
+    require_writable(path.absolute().parent)
+    shown = _play(target, scenario, overrides, seed) if plays else read_episode(run.path, episode or 0)
+    info = shown.info
+    name = run.path.resolve().name
+    frames, scene = frames_of(shown, f"{name} on {info.scenario}, seed {info.seed}")
+    style = Style(width, colour_by, hull)
+    if step is not None:
+        if step >= len(frames):
+            raise UserError(f"--step {step}: the episode has steps 0 to {len(frames) - 1}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(frames[step], scene, style, frames[:step]).save(path)
+    else:
+        with counting_view(console, "pictures", min(len(frames), max_frames or 1500)) as advance:
+            film(frames, scene, path, style, fps, max_frames, advance)
+    ended = info.reason.replace("_", " ")
+    console.print(f"episode {info.seed} on {info.scenario}: {ended} after {info.length} steps", markup=False)
+    console.print(f"written to {path}", markup=False, soft_wrap=True)
+
+
+def _play(target: str, scenario: str | None, overrides: list[str] | None, seed: int | None) -> Episode:
+    from durotaxis.study.episode import record_agent
+    from durotaxis.study.evaluation import open_run
+
+    job = open_run(target, scenario, overrides or [])
+    seeds = [HELD_OUT if seed is None else seed]
+    return record_agent(job.policy, job.config.env, seeds, str(job.checkpoint_path), job.step)[0]
+
+
+def _default_name(episode: int | None, seed: int | None, plays: bool, step: int | None) -> str:
+    which = f"seed-{HELD_OUT if seed is None else seed}" if plays else f"episode-{episode or 0}"
+    return f"{which}.gif" if step is None else f"{which}-step-{step}.png"
