@@ -72,7 +72,9 @@ def permute(observation: Observation, order: Tensor) -> Observation:
     )
 
 
-def make_policy(seed: int = 0, **actor_critic: object) -> HybridActorCritic:
+def make_policy(
+    seed: int = 0, reward_terms: tuple[str, ...] = (), **actor_critic: object
+) -> HybridActorCritic:
     """A small agent in eval mode, its heads loud enough that differences show."""
     values: dict[str, object] = {
         "use_wsa": True,
@@ -82,7 +84,8 @@ def make_policy(seed: int = 0, **actor_critic: object) -> HybridActorCritic:
     }
     torch.manual_seed(seed)
     encoder = Encoder(EncoderConfig(hidden_dim=32, num_layers=2, num_heads=4, out_dim=32))
-    policy = HybridActorCritic(encoder, ActorCriticConfig.model_validate(values | actor_critic)).eval()
+    config = ActorCriticConfig.model_validate(values | actor_critic)
+    policy = HybridActorCritic(encoder, config, reward_terms=reward_terms).eval()
     with torch.no_grad():
         policy.actor.heads.discrete_head.weight.mul_(100)
         policy.actor.heads.continuous_head.weight.mul_(100)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from durotaxis.agent.graph import FlatGraph as FlatGraph
     from durotaxis.agent.graph import flatten as flatten
     from durotaxis.agent.image import View as View
+    from durotaxis.agent.portable import agent_to_bytes as agent_to_bytes
+    from durotaxis.agent.portable import load_agent as load_agent
+    from durotaxis.agent.portable import read_about as read_about
     from durotaxis.agent.simplicial import SimplicialEmbedding as SimplicialEmbedding
     from durotaxis.agent.weights import Transfer as Transfer
     from durotaxis.agent.weights import transfer as transfer
@@ -49,6 +52,9 @@ _HOME = {
     "FlatGraph": "graph",
     "flatten": "graph",
     "View": "image",
+    "agent_to_bytes": "portable",
+    "load_agent": "portable",
+    "read_about": "portable",
     "SimplicialEmbedding": "simplicial",
     "Transfer": "weights",
     "transfer": "weights",

@@ -101,6 +101,7 @@ class HybridActorCritic(nn.Module):
         # The critic first: from one seed it starts the same in both arms, whatever the actor draws.
         if observes_field is None:
             observes_field = config.image.source == "field"
+        self.observes_field, self.reward_terms = observes_field, tuple(reward_terms)
         names = _value_names(config, reward_terms)
         self.critic = Critic(self.encoder.out_dim, self.hidden_dim, self.dropout_rate, observes_field, names)
         self.actor = build_actor(config, self.encoder.out_dim)

@@ -95,6 +95,7 @@ class PTMType:
         hub: repository on the hub with `model.safetensors`, for types that need pre-trained weights.
         is_packaged: its weights are made by `durotaxis pretrain`; those that ship lie in the package
             (`fusion/data/<model_type>.safetensors`).
+        twin: the type of the same architecture that needs no weights when it is frozen.
         is_control: its features follow from the picture's bits and mean nothing; it has nothing to learn.
     """
 
@@ -103,6 +104,7 @@ class PTMType:
     options: frozenset[str] = field(default_factory=frozenset)
     hub: str | None = None
     is_packaged: bool = False
+    twin: str | None = None
     is_control: bool = False
 
 
@@ -341,6 +343,7 @@ def _register_builtin() -> None:
                 _built_by("resnet", "build_pretrained_resnet"),
                 frozenset({"weights", "sha256"}),
                 hub,
+                twin=random.model_type,
             )
         )
         register_ptm(PTMType(random, _built_by("resnet", "build_random_resnet"), frozenset({"seed"})))
@@ -377,7 +380,8 @@ def _register_builtin() -> None:
         made_here = dataclasses.replace(
             plain, name=name, model_type=name, source="made by `durotaxis pretrain`"
         )
-        register_ptm(PTMType(made_here, build, frozenset({"weights", "sha256"}), is_packaged=True))
+        options = frozenset({"weights", "sha256"})
+        register_ptm(PTMType(made_here, build, options, is_packaged=True, twin=plain.model_type))
 
 
 _register_builtin()
