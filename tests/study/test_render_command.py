@@ -37,7 +37,7 @@ def test_a_recorded_episode_is_filmed(recorded_run, call):
     code, out, err = call("render", recorded_run, "--episode", 1)
     assert (code, err) == (0, "")
     assert f"written to {recorded_run}/figures/episode-1.gif" in out
-    assert "episode 2000001 on quick: max steps after 12 steps" in out
+    assert "episode 2000001 on quick changed: max steps after 12 steps" in out
     with Image.open(recorded_run / "figures" / "episode-1.gif") as gif:
         assert gif.n_frames == 13
         assert gif.width == 720
@@ -45,7 +45,7 @@ def test_a_recorded_episode_is_filmed(recorded_run, call):
 
 def test_one_step_is_the_picture_of_that_step(recorded_run, call):
     assert call("render", recorded_run, "--step", 7, "--width", 480, "--out", "new/step.png")[0] == 0
-    frames, scene = frames_of(read_episode(recorded_run), "run on quick, seed 2000000")
+    frames, scene = frames_of(read_episode(recorded_run), "run on quick changed, seed 2000000")
     from durotaxis.env.render import Style
 
     with Image.open("new/step.png") as picture:
@@ -74,7 +74,7 @@ def test_a_checkpoint_in_another_world(recorded_run, call):
     checkpoint = recorded_run / "checkpoints" / "last.pt"
     code, out, err = call("render", checkpoint, "--scenario", "moat", "--step", 5, "env.max_steps=6")
     assert (code, err) == (0, "")
-    assert "episode 2000000 on moat: max steps after 6 steps" in out
+    assert "episode 2000000 on moat changed: max steps after 6 steps" in out
     assert (recorded_run / "figures" / "seed-2000000-step-5.png").is_file()
 
 
@@ -148,3 +148,38 @@ def test_mp4_without_ffmpeg_is_refused_at_once(recorded_run, call, monkeypatch):
     assert cli.run(["render", str(recorded_run), "--out", "film.webp", "--max-frames", "3"]) == 0
     with Image.open("film.webp") as film:
         assert film.n_frames == 3
+
+
+def test_a_measured_substrate(recorded_run, call):
+    """The map's own numbers lie under the colony, in the records and in the film's scene."""
+    table = np.linspace(1, 9, 60)[None] + np.zeros((30, 1))
+    table[15:] += 5.0  # the rows below are stiffer
+    np.savetxt("gel.csv", table, delimiter=",", fmt="%.4f")
+    code, out, err = call(
+        "evaluate", recorded_run, "--map", "gel.csv", "--seeds", 3, "--films", "env.max_steps=8"
+    )
+    assert (code, err) == (0, "")
+    assert (recorded_run / "evaluation-map-gel-csv.json").is_file()
+    for number in range(3):
+        episode = read_episode(recorded_run, number)
+        assert episode.info.scenario == "map gel.csv"
+        assert episode.info.size == [60.0, 30.0]
+        for row in episode.rows:
+            for (x, y), kpa in zip(row["nodes"], row["stiffness"], strict=True):
+                if abs(y - 15.0) > 0.5 and 0.5 < x < 59.5:
+                    assert kpa == pytest.approx(1 + 8 * (x - 0.5) / 59 + 5 * (y < 15), abs=0.01)
+    returns = [read_episode(recorded_run, number).info.total_reward for number in range(3)]
+    for name, number in zip(("best", "median", "worst"), np.argsort(returns)[::-1], strict=True):
+        assert (
+            f"{name} of 3: episode {number} (seed {2_000_000 + number}), return {returns[number]:.2f}" in out
+        )
+        assert (recorded_run / "figures" / f"map-gel-csv-{name}.gif").is_file()
+
+
+def test_films_need_records(recorded_run, call):
+    code, _, err = call("evaluate", recorded_run, "--films", "--record", 0)
+    assert code == 2
+    assert "--films draws recorded episodes" in err
+    code, _, err = call("evaluate", recorded_run, "--map", "none.csv")
+    assert code == 2
+    assert "none.csv" in err

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from durotaxis.cli.shared import Overrides, require_writable_file
 from durotaxis.console import counting_view, make_console
-from durotaxis.records import NUM_RECORDED, write_episodes, write_json
+from durotaxis.core.errors import UserError
+from durotaxis.records import FIGURES, NUM_RECORDED, Episode, write_episodes, write_json
 
 group = typer.Typer()
 
@@ -19,7 +22,8 @@ group = typer.Typer()
     epilog="Examples:\n\n"
     "durotaxis evaluate runs/quick-1\n\n"
     "durotaxis evaluate runs/quick-1/checkpoints/last.pt --scenario moat\n\n"
-    "durotaxis evaluate runs/quick-1 --seeds 200 --out table.json env.max_steps=300"
+    "durotaxis evaluate runs/quick-1 --seeds 200 --out table.json env.max_steps=300\n\n"
+    "durotaxis evaluate runs/quick-1 --map gel.csv env.substrate.map.micrometres_per_pixel=2 --films"
 )
 def evaluate(
     target: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory or a checkpoint.")],
@@ -30,6 +34,12 @@ def evaluate(
     record: Annotated[
         int, typer.Option(min=0, help="Episodes to record step by step, in place of those recorded before.")
     ] = NUM_RECORDED,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Measured substrate: CSV of kPa, or grey PNG.")
+    ] = None,
+    films: Annotated[
+        bool, typer.Option("--films", help="Film the best, median and worst recorded episode.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file; default in the run directory.")] = None,
 ) -> None:
     """Play held-out episodes, print a table with 95 % intervals and write it as JSON."""
@@ -38,7 +48,9 @@ def evaluate(
     from durotaxis.study.score import NORMALISERS, scenario_scores
 
     console = make_console()
-    job = open_run(target, scenario, overrides or [])
+    if films and record == 0:
+        raise UserError("--films draws recorded episodes; give --record 1 or more")
+    job = open_run(target, scenario, overrides or [], map_file)
     path = out or job.default_output(deterministic)
     require_writable_file(path)
     with counting_view(console, "episodes", seeds) as advance:
@@ -46,10 +58,33 @@ def evaluate(
     references = samples_of_scores(scenario_scores(job.config.env), NORMALISERS)
     summary = summarise("agent", result.rows, *references)
     write_json(path, {"summary": dataclasses.asdict(summary), **result.to_json()})
-    world = job.config.env.scenario
-    console.print(f"{job.checkpoint_path} on {world}, {seeds} held-out episodes", markup=False)
+    console.print(f"{job.checkpoint_path} on {job.world}, {seeds} held-out episodes", markup=False)
     typer.echo(text_table([summary]))
     if result.recorded:
         folder = write_episodes(job.run.path, result.recorded)
         console.print(f"{len(result.recorded)} episodes step by step: {folder}", markup=False, soft_wrap=True)
+    if films:
+        _film(console, job.run.path / FIGURES, result.recorded)
     console.print(f"written to {path}", markup=False, soft_wrap=True)
+
+
+def _film(console: Console, folder: Path, episodes: Sequence[Episode]) -> None:
+    """GIFs of the episodes with the highest, the middle and the lowest return."""
+    from durotaxis.env.render import film
+    from durotaxis.study.evaluation import file_name
+    from durotaxis.study.film import frames_of
+
+    order = sorted(range(len(episodes)), key=lambda number: episodes[number].info.total_reward)
+    chosen = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
+    with counting_view(console, "films", len(chosen)) as advance:
+        for name, number in chosen.items():
+            info = episodes[number].info
+            path = folder / f"{file_name(info.scenario)}-{name}.gif"
+            film(*frames_of(episodes[number], f"{info.scenario}, {name} of {len(episodes)}"), path)
+            console.print(
+                f"{name} of {len(episodes)}: episode {number} (seed {info.seed}), return "
+                f"{info.total_reward:.2f}, film {path}",
+                markup=False,
+                soft_wrap=True,
+            )
+            advance(1)

@@ -36,6 +36,9 @@ def render(
     scenario: Annotated[
         str | None, typer.Option(help="Play in another world than the one trained in.")
     ] = None,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Play it on a measured substrate: CSV of kPa, or grey PNG.")
+    ] = None,
     step: Annotated[int | None, typer.Option(min=0, help="This step alone, as a PNG.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="A file ending in .gif, .webp, .mp4 or, with --step, .png.")
@@ -57,7 +60,11 @@ def render(
     from durotaxis.study.film import frames_of
 
     console = make_console()
-    plays = seed is not None or scenario is not None or bool(overrides) or target.endswith(".pt")
+    plays = (
+        target.endswith(".pt")
+        or any(each is not None for each in (seed, scenario, map_file))
+        or bool(overrides)
+    )
     if plays and episode is not None:
         raise UserError("--episode draws a recorded episode as it was; leave it out, or what plays a new one")
     run = RunDirectory.open(Path(target).parent.parent if target.endswith(".pt") else target)
@@ -70,7 +77,10 @@ def render(
     elif path.suffix.lower() != ".png":
         raise UserError(f"--step draws one picture; --out {path} must end in .png")
     require_writable(path.absolute().parent)
-    shown = _play(target, scenario, overrides, seed) if plays else read_episode(run.path, episode or 0)
+    if plays:
+        shown = _play(target, scenario, overrides, map_file, HELD_OUT if seed is None else seed)
+    else:
+        shown = read_episode(run.path, episode or 0)
     info = shown.info
     name = run.path.resolve().name
     frames, scene = frames_of(shown, f"{name} on {info.scenario}, seed {info.seed}")
@@ -88,13 +98,18 @@ def render(
     console.print(f"written to {path}", markup=False, soft_wrap=True)
 
 
-def _play(target: str, scenario: str | None, overrides: list[str] | None, seed: int | None) -> Episode:
+def _play(
+    target: str,
+    scenario: str | None,
+    overrides: list[str] | None,
+    map_file: Path | None,
+    seed: int,
+) -> Episode:
     from durotaxis.study.episode import record_agent
     from durotaxis.study.evaluation import open_run
 
-    job = open_run(target, scenario, overrides or [])
-    seeds = [HELD_OUT if seed is None else seed]
-    return record_agent(job.policy, job.config.env, seeds, str(job.checkpoint_path), job.step)[0]
+    job = open_run(target, scenario, overrides or [], map_file)
+    return record_agent(job.policy, job.config.env, [seed], str(job.checkpoint_path), job.step)[0]
 
 
 def _default_name(episode: int | None, seed: int | None, plays: bool, step: int | None) -> str:

@@ -181,7 +181,7 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
     EPISODE_INFO: (
         Column("format", "int", "version of this description"),
         Column("seed", "int64", "of the episode"),
-        Column("scenario", "name", "of the world"),
+        Column("scenario", "name", "the world; `changed` after it where it is not as it ships, `map <file>`"),
         Column("policy", "text", "who played: a checkpoint, or a scripted policy"),
         Column("trained_steps", "steps", "environment steps it was trained for; null for a scripted policy"),
         Column("deterministic", "true/false", "the mode instead of a sample"),

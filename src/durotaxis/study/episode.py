@@ -16,6 +16,7 @@ from durotaxis.env.substrate import Substrate, stiffness, stiffness_lattice
 from durotaxis.env.types import Action, Colony, Kind, Observation, Transition
 from durotaxis.ppo import EvaluationStep, StepResult, evaluate
 from durotaxis.records import ACTION_COLUMNS, EPISODE_FORMAT, Episode, EpisodeInfo
+from durotaxis.study.score import world_name
 
 PIXELS = 300
 """Of a recorded stiffness field along its longer side."""
@@ -88,7 +89,7 @@ class Recorder:
         return EpisodeInfo(
             format=EPISODE_FORMAT,
             seed=result["seed"],
-            scenario=config.scenario,
+            scenario=world_name(config),
             policy=self._policy,
             trained_steps=self._trained_steps,
             deterministic=result["deterministic"],

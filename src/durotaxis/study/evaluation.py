@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from durotaxis.records import CONFIG, Episode, RunDirectory
 from durotaxis.study.config import RootConfig
 from durotaxis.study.episode import Recorder
 from durotaxis.study.run import build_policy, select_device
-from durotaxis.study.score import is_scenario
+from durotaxis.study.score import world_name
 
 BATCH = 100
 """Episodes played at the same time, at most."""
@@ -33,10 +35,13 @@ class Candidate:
 
     def default_output(self, deterministic: bool) -> Path:
         """The JSON file of an evaluation in the run directory."""
-        env = self.config.env
         mode = "-deterministic" if deterministic else ""
-        world = "" if is_scenario(env) else "-changed"
-        return self.run.path / f"evaluation-{env.scenario}{world}{mode}.json"
+        return self.run.path / f"evaluation-{file_name(self.world)}{mode}.json"
+
+    @property
+    def world(self) -> str:
+        """What the world is called; see `world_name`."""
+        return world_name(self.config.env)
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,19 @@ class Evaluation:
         }
 
 
-def open_run(target: str | Path, scenario: str | None = None, overrides: Sequence[str] = ()) -> Candidate:
+def open_run(
+    target: str | Path,
+    scenario: str | None = None,
+    overrides: Sequence[str] = (),
+    map_file: Path | None = None,
+) -> Candidate:
     """Load a run's policy.
 
     Args:
         target: a run directory (its `chosen_checkpoint` is taken), or a checkpoint in one.
         scenario: play this scenario instead; observation settings stay those of the training.
         overrides: `key=value` on top of the run's configuration.
+        map_file: play on this measured substrate, with the rules of `scenario` or, without one, of `linear`.
 
     Raises:
         UserError, RecordError: no such run or checkpoint, or it was made by another architecture.
@@ -75,6 +86,13 @@ def open_run(target: str | Path, scenario: str | None = None, overrides: Sequenc
     run = RunDirectory.open(path.parent.parent if path.suffix == ".pt" else path)
     checkpoint_path = path if path.suffix == ".pt" else run.chosen_checkpoint
     checkpoint = load(checkpoint_path)  # first: of another version it says so
+    if map_file is not None:
+        scenario = scenario or "linear"
+        overrides = [
+            "env.substrate.kind=map",
+            f"env.substrate.map.file={json.dumps(str(map_file))}",
+            *overrides,
+        ]
     if scenario is None:
         config = load_config(run.path / CONFIG, RootConfig, overrides)
     else:
@@ -85,6 +103,11 @@ def open_run(target: str | Path, scenario: str | None = None, overrides: Sequenc
     policy = build_policy(config, select_device(config))
     load_policy(policy, checkpoint, checkpoint_path)
     return Candidate(config, policy, run, checkpoint_path, checkpoint.counters["step"])
+
+
+def file_name(text: str) -> str:
+    """Text as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
 
 
 def other_scenario(trained: EnvConfig, name: str, overrides: Sequence[str] = ()) -> EnvConfig:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,3 +134,13 @@ def scenario_scores(env: EnvConfig) -> Mapping[str, Mapping[str, Any]] | None:
 def is_scenario(env: EnvConfig) -> bool:
     """Whether a world is its scenario as it stands, whatever is observed of it."""
     return env == EnvConfig(scenario=env.scenario, observation=env.observation)
+
+
+def world_name(env: EnvConfig) -> str:
+    """What a world is called: its scenario, `map <file>`, or its scenario with `changed` after it."""
+    if is_scenario(env):
+        return env.scenario
+    substrate = env.substrate
+    if substrate.kind == "map":
+        return f"map {Path(str(substrate.map.file)).name}"
+    return f"{env.scenario} changed"
