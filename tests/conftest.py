@@ -1,10 +1,14 @@
 """One thread, and shape and type checks on every function of the package while the tests run.
 
-`DUROTAXIS_NO_SHAPE_CHECKS=1` switches the checks off (`torch.compile(fullgraph=True)` needs that).
+The checks nearly double the time of a training, so tests marked `unchecked`, which play the whole program and
+look at what it leaves, do without; each function that they pass through is called with checks elsewhere.
+`DUROTAXIS_NO_SHAPE_CHECKS=1` switches them off everywhere (`torch.compile(fullgraph=True)` needs that).
 """
 
 import os
 
+import jaxtyping
+import pytest
 import torch
 
 torch.set_num_threads(1)
@@ -18,3 +22,13 @@ if not os.environ.get("DUROTAXIS_NO_SHAPE_CHECKS"):
 def pytest_collection_modifyitems(items):
     """The longest tests first, so that no worker is left with one of them at the end."""
     items.sort(key=lambda item: "test_readme" not in item.nodeid and "test_wsa_guide" not in item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    unchecked = item.get_closest_marker("unchecked") is not None
+    jaxtyping.config.update("jaxtyping_disable", unchecked)
+    try:
+        return (yield)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

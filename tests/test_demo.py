@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.unchecked
+
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 TINY = (
     "ppo.num_colonies=4",

@@ -15,6 +15,8 @@ from durotaxis.cli import app, run
 from durotaxis.core.config import ConfigError, load_config
 from durotaxis.study.config import RootConfig
 
+pytestmark = pytest.mark.unchecked
+
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "wsa-guide.md"
 BLOCK = re.compile(

@@ -14,6 +14,8 @@ from durotaxis.records import RunDirectory
 from durotaxis.study.evaluation import open_run
 from durotaxis.study.run import prepare, prepare_resume
 
+pytestmark = pytest.mark.unchecked
+
 PTMS = (
     "{model_type: graph_cnn, tap: block1, seed: 1, name: one}, "
     "{model_type: graph_cnn, tap: block1, seed: 2, name: two, freeze: false}, "

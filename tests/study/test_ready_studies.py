@@ -13,6 +13,8 @@ from durotaxis.study.launchers import make_launcher
 from durotaxis.study.plan import load_study
 from durotaxis.study.study import Selection, open_study, run_study
 
+pytestmark = pytest.mark.unchecked
+
 SHORT = (
     "seeds=[0]",
     "evaluation.episodes=2",

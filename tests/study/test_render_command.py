@@ -16,6 +16,8 @@ from durotaxis.env.render import draw
 from durotaxis.records import episode_numbers, read_episode
 from durotaxis.study.film import frames_of
 
+pytestmark = pytest.mark.unchecked
+
 
 def test_evaluating_records_the_first_episodes(recorded_run, call):
     assert episode_numbers(recorded_run) == [0, 1, 2]

@@ -19,6 +19,8 @@ from durotaxis.ppo import load
 from durotaxis.records import RunDirectory
 from durotaxis.study.run import differences, prepare, prepare_resume
 
+pytestmark = pytest.mark.unchecked
+
 TINY = (
     "ppo={num_colonies: 4, rollout_steps: 4, num_epochs: 1, num_minibatches: 2}",
     "training={total_steps: 64, checkpoint_every: 16}",

@@ -23,6 +23,8 @@ from durotaxis.env import (
 from durotaxis.env.substrate import coordinates
 from durotaxis.study.score import NORMALISERS, play, scenario_scores, score_scenario
 
+pytestmark = pytest.mark.unchecked
+
 GROUNDS = ("linear", "exponential", "random")
 NUM_SEEDS = 16
 

@@ -15,6 +15,8 @@ from durotaxis.pretrain import distill as teaching
 from durotaxis.records import read_jsonl
 from durotaxis.study import distill as study
 
+pytestmark = pytest.mark.unchecked
+
 SMALL = [
     "env.max_nodes=12",
     "env.critical_nodes=6",

@@ -42,6 +42,8 @@ from durotaxis.study.study import (
     run_study,
 )
 
+pytestmark = pytest.mark.unchecked
+
 REPORTED = {"seeds": [100, 101]}
 
 

@@ -34,6 +34,8 @@ from durotaxis.study.search import (
     write_result,
 )
 
+pytestmark = pytest.mark.unchecked
+
 SPACE = """\
 ppo.learning_rate: {low: 1e-4, high: 3e-3, log: true}
 ppo.num_epochs: {low: 1, high: 4}

@@ -10,6 +10,8 @@ from durotaxis.fusion.config import validated
 from durotaxis.ppo import Interrupted, load
 from durotaxis.study.run import prepare, prepare_resume
 
+pytestmark = pytest.mark.unchecked
+
 TINY = (
     "ppo.num_colonies=4",
     "ppo.rollout_steps=4",
