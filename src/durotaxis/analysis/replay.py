@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from durotaxis.records import Episode, EpisodeInfo, RecordError, write_atomic
+from durotaxis.records import CHECKPOINTS, Episode, EpisodeInfo, RecordError, write_atomic
 
 SUFFIX = ".html"
 MANY_NODES = 800
@@ -72,13 +72,15 @@ def write_replay(episodes: Sequence[Episode], path: Path, *, allow_different: bo
         `path`.
 
     Raises:
-        RecordError: none or more than two episodes, two that differ in seed or world, records that do not
-            fit together, another ending, or a file that cannot be written.
+        RecordError: none or more than two episodes, one without steps, two that differ in seed or world,
+            records that do not fit together, another ending, or a file that cannot be written.
     """
     if path.suffix != SUFFIX:
         raise RecordError(f"cannot write {path}: a replay is a page; let its name end in {SUFFIX}")
     if not 1 <= len(episodes) <= 2:
         raise RecordError(f"a replay shows one episode or two side by side, not {len(episodes)}")
+    if not all(episode.steps for episode in episodes):
+        raise RecordError("an episode has no step: there is nothing to show")
     if len(episodes) == 2 and not allow_different:
         _require_same_world(episodes[0].info, episodes[1].info)
     write_atomic(path, _page(episodes))
@@ -86,11 +88,9 @@ def write_replay(episodes: Sequence[Episode], path: Path, *, allow_different: bo
 
 
 def agent_name(info: EpisodeInfo) -> str:
-    """Who played, in short: of a checkpoint its run and file, else the record's own words."""
+    """Who played, in short: of a checkpoint its run, else the record's own words."""
     parts = PurePath(info.policy).parts
-    if len(parts) > 2 and parts[-2] == "checkpoints":
-        return f"{parts[-3]} ({PurePath(parts[-1]).stem})"
-    return info.policy
+    return parts[-3] if len(parts) > 2 and parts[-2] == CHECKPOINTS else info.policy
 
 
 def _require_same_world(first: EpisodeInfo, second: EpisodeInfo) -> None:
@@ -258,12 +258,20 @@ def _page(episodes: Sequence[Episode]) -> str:
     folder = resources.files("durotaxis.analysis") / "templates" / "replay"
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string((folder / "page.html.jinja").read_text("utf-8"))
-    info = episodes[0].info
+    settings = [_setting(episode.info) for episode in episodes]
+    shared = [fact for fact in settings[0] if all(fact in of for of in settings)]
+    facts = [
+        [fact for fact in of if fact not in shared] + _outcome(episode.info)
+        for of, episode in zip(settings, episodes, strict=True)
+    ]
+    if len(episodes) == 1:
+        shared, facts = shared + facts[0], [[]]
     return template.render(
-        title=f"{' and '.join(names)}, {info.scenario}, seed {info.seed}",
+        title=f"{' and '.join(names)}, {episodes[0].info.scenario}, seed {episodes[0].info.seed}",
+        facts=shared,
         agents=[
-            {"name": name, "facts": _facts(episode.info), "policy": episode.info.policy}
-            for name, episode in zip(names, episodes, strict=True)
+            {"name": name, "facts": of, "policy": episode.info.policy}
+            for name, of, episode in zip(names, facts, episodes, strict=True)
         ],
         ratio=[episode.info.size[0] / episode.info.size[1] for episode in episodes],
         data=data,
@@ -278,13 +286,16 @@ def _names(episodes: Sequence[Episode]) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{name} {k + 1}" for k, name in enumerate(names)]
 
 
-def _facts(info: EpisodeInfo) -> list[str]:
+def _setting(info: EpisodeInfo) -> list[str]:
     facts = [info.scenario, f"seed {info.seed}"]
     if info.trained_steps is not None:
-        facts.append(f"trained for {info.trained_steps:,} steps")
+        facts.append(f"{PurePath(info.policy).name}, trained for {info.trained_steps:,} steps")
         facts.append("most likely actions" if info.deterministic else "sampled actions")
-    facts.append(f"ended after {info.length} steps: {_words(info.reason)}")
-    facts.append(f"return {info.total_reward:.2f}")
+    return facts
+
+
+def _outcome(info: EpisodeInfo) -> list[str]:
+    facts = [f"ended after {info.length} steps: {_words(info.reason)}", f"return {info.total_reward:.2f}"]
     if "front_progress" in info.final:
         facts.append(f"front progress {info.final['front_progress']:.2f}")
     return facts

@@ -2,9 +2,11 @@
 
 const OLD_AGE = 30; // steps; older nodes look the same
 const CLOSE_UP = 0.35; // of the substrate's width and height
+const MARGIN = 9; // of the canvas around the substrate, as in the style sheet: nodes at its border are whole
 
 const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 const mix = (a, b, share) => a.map((from, i) => Math.round(from + (b[i] - from) * share));
+const isDark = ([red, green, blue]) => 0.3 * red + 0.6 * green + 0.1 * blue < 150;
 const pick = (table, share) => table[Math.round(Math.min(1, Math.max(0, share)) * (table.length - 1))];
 
 /** What can colour the nodes: `of(episode, row, n)` gives a colour, `legend` what it means. */
@@ -65,14 +67,18 @@ class Stage {
     if (!width) return;
     canvas.width = Math.round(width * pixels);
     canvas.height = Math.round(height * pixels);
-    this.#look(row, closeUp, width);
+    this.#look(row, closeUp, width, height);
     this.unit = Math.min(1.35, Math.max(0.72, width / 720));
     pen.scale(pixels, pixels);
     pen.imageSmoothingQuality = "high";
-    this.#drawGround(width, height);
+    if (closeUp) {
+      pen.rect(this.map.left, this.map.top, this.map.wide, this.map.high);
+      pen.clip();
+    }
+    this.#drawGround();
     pen.lineCap = pen.lineJoin = "round";
-    this.#drawGoal(width, height);
-    this.#drawScaleBar(width, height);
+    this.#drawGoal();
+    this.#drawScaleBar();
     const nodes = episode.nodes(row);
     this.#drawTrail(row);
     if (hull) this.#drawHull(nodes);
@@ -94,24 +100,29 @@ class Stage {
   }
 
   /** Choose what is seen: the substrate, or a part of it around the centroid. */
-  #look(row, closeUp, width) {
+  #look(row, closeUp, width, height) {
     const { size, centroids } = this.episode, share = closeUp ? CLOSE_UP : 1;
-    this.scale = width / size[0] / share;
+    const seen = size.map(length => share * length);
+    this.scale = Math.min((width - 2 * MARGIN) / seen[0], (height - 2 * MARGIN) / seen[1]);
     this.corner = size.map((length, i) => {
-      const from = (centroids[row]?.[i] ?? length / 2) - share * length / 2;
-      return Math.min((1 - share) * length, Math.max(0, from));
+      const from = (centroids[row]?.[i] ?? length / 2) - seen[i] / 2;
+      return Math.min(length - seen[i], Math.max(0, from));
     });
-    this.top = this.corner[1] + share * size[1];
+    const [wide, high] = seen.map(length => length * this.scale);
+    this.map = { left: (width - wide) / 2, top: (height - high) / 2, wide, high };
   }
 
   #pixels(x, y) {
-    return [(x - this.corner[0]) * this.scale, (this.top - y) * this.scale];
+    const { map, corner, scale } = this;
+    return [map.left + (x - corner[0]) * scale, map.top + map.high - (y - corner[1]) * scale];
   }
 
-  #drawGround(width, height) {
-    const { pen, ground, corner, top, scale, episode: { size } } = this;
-    const per = ground.width / size[0]; // pixels of the field per µm
-    pen.drawImage(ground, corner[0] * per, (size[1] - top) * per, width / scale * per, height / scale * per, 0, 0, width, height);
+  #drawGround() {
+    const { pen, ground, corner, map, scale, episode: { size } } = this;
+    const [across, down] = [ground.width / size[0], ground.height / size[1]]; // pixels of the field per µm
+    const wide = map.wide / scale, high = map.high / scale, above = size[1] - corner[1] - high;
+    pen.drawImage(ground, corner[0] * across, above * down, wide * across, high * down,
+      map.left, map.top, map.wide, map.high);
   }
 
   #paintGround([low, high]) {
@@ -136,23 +147,29 @@ class Stage {
     pen.setLineDash([]);
   }
 
-  #drawGoal(width, height) {
-    const { episode: { along: [cos, sin], origin, goal }, unit, colours } = this;
-    const s = goal + origin[0], far = (width + height) / this.scale;
+  #drawGoal() {
+    const { pen, map, unit, colours, episode: { along: [cos, sin], origin, goal, size } } = this;
+    const s = goal + origin[0], far = size[0] + size[1] + Math.abs(s);
+    pen.save();
+    pen.beginPath();
+    pen.rect(map.left, map.top, map.wide, map.high);
+    pen.clip();
     const ends = [-far, far].map(t => this.#pixels(s * cos - t * sin, s * sin + t * cos));
     const dash = [7 * unit, 7 * unit];
     this.#line(ends, colours.paper, 4 * unit, dash);
     this.#line(ends, colours.ink, 2 * unit, dash);
+    pen.restore();
   }
 
-  #drawScaleBar(width, height) {
-    const { pen, unit, colours, scale } = this;
-    const most = width / scale / 4, power = 10 ** Math.floor(Math.log10(most));
+  #drawScaleBar() {
+    const { pen, map, colours, scale } = this;
+    const most = map.wide / scale / 4, power = 10 ** Math.floor(Math.log10(most));
     const length = Math.max(...[1, 2, 5].map(n => n * power).filter(n => n <= most));
     pen.fillStyle = css(colours.ink);
-    pen.fillRect(10, height - 13, length * scale, 3);
+    const x = map.left + 10, y = map.top + map.high - 13;
+    pen.fillRect(x, y, length * scale, 3);
     pen.font = "12px system-ui, sans-serif";
-    pen.fillText(`${length} µm`, 10, height - 19);
+    pen.fillText(`${length} µm`, x, y - 6);
   }
 
   #drawTrail(row) {
@@ -201,7 +218,7 @@ class Stage {
       pen.lineTo(...this.at(n));
     }
     pen.strokeStyle = css(colours.ink);
-    pen.lineWidth = this.isCrowded(row) ? 0.5 : 1.5 * unit;
+    pen.lineWidth = this.isCrowded(row) ? 0.3 : 1.5 * unit;
     pen.stroke();
   }
 
@@ -258,16 +275,15 @@ function drawNode(pen, [x, y], unit, colours, { fill, newborn, marked, deleted }
   pen.lineWidth = 1.2 * unit;
   pen.stroke();
   if (!deleted) return;
-  const reach = 0.55 * radius;
-  for (const [colour, width] of [[colours.ink, 2.8], [colours.paper, 1.5]])
-    for (const sign of [-1, 1]) {
-      pen.beginPath();
-      pen.moveTo(x - reach, y - sign * reach);
-      pen.lineTo(x + reach, y + sign * reach);
-      pen.strokeStyle = css(colour);
-      pen.lineWidth = width * unit;
-      pen.stroke();
-    }
+  const reach = 0.5 * radius;
+  pen.beginPath();
+  for (const sign of [-1, 1]) {
+    pen.moveTo(x - reach, y - sign * reach);
+    pen.lineTo(x + reach, y + sign * reach);
+  }
+  pen.strokeStyle = css(fill && isDark(fill) ? colours.paper : colours.ink);
+  pen.lineWidth = 1.5 * unit;
+  pen.stroke();
 }
 
 /** Corners of the convex hull of points, in order (Andrew's monotone chain). */

@@ -14,15 +14,15 @@ function make(tag, attributes = {}, ...children) {
 
 /** A short line as it is drawn, or a square where bands are. */
 function swatch(colour, dash, isBand) {
-  const shape = isBand ? "M6 6h12" : "M1 6h22";
-  const svg = make("svg", { viewBox: "0 0 24 12", class: "swatch", "aria-hidden": "true" });
-  svg.append(make("path", { d: shape, stroke: colour, "stroke-width": isBand ? 12 : 2.5, "stroke-dasharray": dash }));
-  return svg;
+  const size = isBand ? { viewBox: "0 0 12 12", width: 12 } : { viewBox: "0 0 24 12", width: 24 };
+  const line = { d: isBand ? "M0 6h12" : "M1 6h22", stroke: colour, "stroke-width": isBand ? 12 : 2.5 };
+  return make("svg", { ...size, height: 12, class: "swatch", "aria-hidden": "true" },
+    make("path", { ...line, "stroke-dasharray": dash }));
 }
 
 /**
- * One panel. A group of `groups` is {name, colour, lines: [{values, dash}], isShown}: what is named and
- * switched as one. With `stacked` the groups are shares, drawn as bands from below.
+ * One panel. A group of `groups` is {name, colour, lines: [{values, dash, stays}], isShown}: what is named
+ * and switched as one. A line that `stays` keeps its last value beyond its end. With `stacked` the groups are shares, drawn as bands from below.
  */
 class Panel {
   constructor({ title, groups, length, stacked = false, fromZero = false, switches = false, digits = 2 }) {
@@ -63,7 +63,7 @@ class Panel {
     const [low, high] = this.#range();
     const y = value => HIGH * (high - value) / (high - low);
     const x = step => WIDE * step / this.length;
-    const marks = this.stacked ? [0, 0.5, 1] : niceTicks(low, high, this.switches ? 5 : 3);
+    const marks = this.stacked ? [0, 0.5, 1] : niceTicks(low, high, this.switches ? 5 : 4);
     const grid = marks.map(value =>
       make("line", { x1: 0, x2: WIDE, y1: y(value), y2: y(value), class: value === 0 ? "zero" : "" }));
     const most = Math.max(0, ...marks.map(mark => (String(mark).split(".")[1] ?? "").length));
@@ -77,11 +77,11 @@ class Panel {
   show(step) {
     this.cursor.style.left = `${100 * step / this.length}%`;
     for (const { output, lines } of this.outputs) {
-      const said = lines.map(({ values }) => {
-        const value = values[Math.min(step, values.length - 1)];
-        return step > values.length || value === undefined ? "–" : shown(value, this.digits);
+      const said = lines.map(({ values, stays }) => {
+        const value = values[stays ? Math.min(step, values.length - 1) : step];
+        return value === undefined ? "–" : shown(value, this.digits);
       });
-      output.textContent = said.join("   ");
+      output.replaceChildren(...said.map(text => make("span", {}, text)));
     }
   }
 
@@ -128,17 +128,19 @@ class Panel {
   }
 }
 
+const agentDash = e => (e ? DASHED : SOLID);
+const agentColour = (e, { categories }) => categories[e ? 5 : 0];
+
 /** All panels of the page. */
 function makePanels(episodes, colours) {
   const length = Math.max(...episodes.map(episode => episode.length));
   const pair = episodes.length > 1;
   const categories = colours.categories.map(css);
-  const dash = e => (e ? DASHED : SOLID);
-  const agentColour = e => (pair ? categories[e ? 5 : 0] : "var(--curve)");
   const perAgent = (title, values, options) => {
     const groups = episodes.map((episode, e) => ({ e, values: values(episode), name: pair ? episode.name : "" }))
       .filter(group => group.values)
-      .map(({ e, values, name }) => ({ name, colour: agentColour(e), isShown: true, lines: [{ values, dash: dash(e) }] }));
+      .map(({ e, values, name }) => ({ name, isShown: true, colour: pair ? css(agentColour(e, colours)) : "var(--curve)",
+        lines: [{ values, dash: agentDash(e), stays: values.length > episodes[e].length }] }));
     return groups.length ? [new Panel({ title, groups, length, ...options })] : [];
   };
   const attention = episodes.flatMap(episode => episode.ptms.length ? [new Panel({
@@ -172,7 +174,8 @@ function makeRewards(episodes, length, categories) {
   const groups = named.map(({ column, isLater, ...group }) => ({ ...group, lines: episodes.map((episode, e) =>
     ({ dash: dashes(isLater)[e], each: episode.columns[column] ?? new Float32Array(episode.length) })) }));
   const choose = how => groups.flatMap(group => group.lines).forEach(line => {
-    line.values = how === "summed" ? sumsBefore(line.each) : line.each;
+    line.stays = how === "summed";
+    line.values = line.stays ? sumsBefore(line.each) : line.each;
   });
   choose("summed");
   const panel = new Panel({ title: "reward", groups, length, fromZero: true, switches: true, digits: 3 });
@@ -184,6 +187,8 @@ function makeRewards(episodes, length, categories) {
     panel.element.dispatchEvent(new Event("redrawn"));
   });
   panel.head.append(how);
+  if (episodes.length > 1) panel.head.append(make("ul", { class: "key" }, ...episodes.map((episode, e) =>
+    make("li", {}, swatch("var(--curve)", agentDash(e)), episode.name))));
   panel.element.classList.add("broad");
   return [panel];
 }

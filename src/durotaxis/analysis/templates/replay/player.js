@@ -194,8 +194,15 @@ class Player {
     this.panels = makePanels(episodes, colours);
     find("#curves").append(...this.panels.map(panel => panel.element));
     this.stiffness = stiffness;
+    if (episodes.length > 1) this.agents.forEach((agent, e) =>
+      agent.part("h2").prepend(swatch(css(agentColour(e, colours)), agentDash(e)), " "));
     this.#connect();
-    this.go(Number(/#step=(\d+)/.exec(location.hash)?.[1] ?? 0));
+    this.go(this.#askedStep());
+  }
+
+  /** The step that the address asks for: replay.html#step=43. */
+  #askedStep() {
+    return Number(/#step=(\d+)/.exec(location.hash)?.[1] ?? 0);
   }
 
   /** Show a step; one outside the episode is taken to its nearer end. */
@@ -210,30 +217,25 @@ class Player {
   }
 
   get isPlaying() {
-    return this.frame !== undefined;
+    return this.timer !== undefined;
   }
 
+  /** Play on; from the start where it stands at the end. */
   play() {
     if (this.step === this.length) this.go(0);
-    let before = performance.now(), owed = 0;
-    const tick = now => {
-      owed += Math.min(now - before, 250) * this.speed / 1000; // a page that was hidden does not leap
-      before = now;
-      this.frame = requestAnimationFrame(tick);
-      const whole = Math.floor(owed);
-      if (!whole) return;
-      owed -= whole;
-      this.go(this.step + whole);
+    const tick = () => {
+      this.go(this.step + 1);
       if (this.step === this.length) this.pause();
+      else this.timer = setTimeout(tick, 1000 / this.speed);
     };
-    this.frame = requestAnimationFrame(tick);
+    this.timer = setTimeout(tick, 1000 / this.speed);
     this.#showButton();
   }
 
   pause() {
     if (!this.isPlaying) return;
-    cancelAnimationFrame(this.frame);
-    this.frame = undefined;
+    clearTimeout(this.timer);
+    this.timer = undefined;
     this.#showButton();
     this.say(`paused at step ${this.step}`);
   }
@@ -299,6 +301,7 @@ class Player {
       panel.element.addEventListener("redrawn", () => panel.show(this.step));
     }
     document.addEventListener("keydown", event => this.#press(event));
+    addEventListener("hashchange", () => this.jump(this.#askedStep()));
     this.#showLegend();
   }
 
@@ -352,9 +355,9 @@ class Player {
       ["newborn", { ...plain, newborn: true }],
       ["marked", { ...plain, marked: true }],
     ].map(([name, state]) => make("span", {}, this.#symbol(pen => drawNode(pen, [10, 10], 1.1, colours, state)), name));
-    const ramp = colouring.ramp ? [makeRamp(colouring.name, colouring.ramp.ends, colouring.ramp.texts)] : [];
-    const ground = makeRamp("ground", colours.ground, [shown(stiffness[0], 1), `${shown(stiffness[1], 1)} kPa`],
-      niceTicks(...stiffness, 4).map(value => [value, (value - stiffness[0]) / (stiffness[1] - stiffness[0])]));
+    const ramp = colouring.ramp ? [makeRamp("", colouring.ramp.ends, colouring.ramp.texts)] : [];
+    const ground = makeRamp("ground", colours.ground, ["", "kPa"], niceTicks(...stiffness, 6)
+      .map(value => make("b", { style: `left: ${100 * (value - stiffness[0]) / (stiffness[1] - stiffness[0])}%` }, String(value))));
     const line = (name, ...parts) => make("span", {}, make("i", { class: name }), ...parts);
     find("#legend").replaceChildren(...ramp, ...symbols, line("trail", "centroid"), line("goal", "goal"), ground);
   }
@@ -368,11 +371,11 @@ class Player {
   }
 }
 
-/** A bar of colours between two texts. */
-function makeRamp(name, table, [low, high]) {
+/** A bar of colours between two texts, ticks below it. */
+function makeRamp(name, table, [low, high], ticks = []) {
   const stops = table.filter((_, i) => i % 16 === 0 || i === table.length - 1).map(css).join(", ");
   return make("span", { class: "ramp" }, make("em", {}, name), low,
-    make("i", { style: `background: linear-gradient(90deg, ${stops})` }), high);
+    make("i", { style: `background: linear-gradient(90deg, ${stops})` }, ...ticks), high);
 }
 
 function complain(text) {
