@@ -53,7 +53,12 @@ def episode(
         )
         mother = nodes - 1
         child = (np.array(places[mother]) + rng.normal(0, 3, 2)).clip((0, 0), size)
-        for kept, new in ((ids, ids[-1] + 1), (parents, ids[mother]), (births, step + 1), (places, list(map(float, child)))):
+        for kept, new in (
+            (ids, ids[-1] + 1),
+            (parents, ids[mother]),
+            (births, step + 1),
+            (places, list(map(float, child))),
+        ):
             kept.append(new)
             kept.pop(0)
     pixels = (np.array([[1 + 0.05 * (x + 0.5) * size[0] / 30 for x in range(30)]] * 15)).round(4)

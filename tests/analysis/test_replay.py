@@ -60,7 +60,9 @@ def test_the_page_holds_the_records(tmp_path, rows):
         assert np.array(list(places)) == pytest.approx(np.array(row["nodes"]), rel=1e-6)
         assert table["stiffness"][first:end] == pytest.approx(row["stiffness"], rel=1e-6)
         assert [state >= 4 for state in table["state"][first:end]] == row["marked"]
-        assert [state % 4 for state in table["state"][first:end]] == (row["kinds"] or [3] * len(row["node_ids"]))
+        assert [state % 4 for state in table["state"][first:end]] == (
+            row["kinds"] or [3] * len(row["node_ids"])
+        )
         if row["kinds"] is None:
             continue
         for values in filter(None, row["parameters"]):
@@ -90,7 +92,9 @@ def test_the_page_stands_alone_and_trusts_no_name(tmp_path):
     visible = re.sub(r'id="packed">.*?</script>', "", text, flags=re.S)
     addresses = set(re.findall(r"\w+://[^\s\"'`]*", visible)) - {"http://www.w3.org/2000/svg"}
     assert addresses == set()  # that one is the name of a language, which is not fetched
-    assert not re.search(r"@import|url\(|<link(?! rel=\"icon\" href=\"data:,\")|\bsrc=|import\(|fetch\(", visible)
+    assert not re.search(
+        r"@import|url\(|<link(?! rel=\"icon\" href=\"data:,\")|\bsrc=|import\(|fetch\(", visible
+    )
 
 
 def test_colours_are_those_of_the_films(tmp_path):
@@ -221,7 +225,9 @@ def browse(folder, frames, *flags):
         listening = text.replace("<head>", "<head>" + LISTEN, 1)
         drive = TOOLS.replace("SIZE", json.dumps(size)) + script + REPORT.replace("NAME", name)
         driven = listening.replace("</body>", f'<script type="module">{drive}</script></body>')
-        parts.append(f'<iframe width="{width}" height="900" srcdoc="{escape(driven)}"></iframe><pre id="{name}"></pre>')
+        parts.append(
+            f'<iframe width="{width}" height="900" srcdoc="{escape(driven)}"></iframe><pre id="{name}"></pre>'
+        )
     page = folder / "probe.html"
     page.write_text(f"<!DOCTYPE html><meta charset='utf-8'><body>{''.join(parts)}</body>", "utf-8")
     command = [
@@ -315,7 +321,9 @@ PLAIN = """
 found.words = document.querySelector("main").textContent.toLowerCase().includes("attention");
 found.options = all("#colour option"); found.panels = all(".panel h3"); found.title = text("h1");
 """
-CROWD = "found.state = text('.state'); press('n'); found.node = text('h3'); found.ring = pixels([190, 30, 130]);"
+CROWD = (
+    "found.state = text('.state'); press('n'); found.node = text('h3'); found.ring = pixels([190, 30, 130]);"
+)
 CALM = """
 found.speed = find("#speed").value; found.paper = getComputedStyle(document.body).backgroundColor;
 """
@@ -329,7 +337,12 @@ def browsed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replay")
     long, short = episode(steps=12), episode(steps=8, scripted=True)
     row = long.steps[0]
-    far = {n: min(np.hypot(*np.subtract(row["nodes"][n], other)) for m, other in enumerate(row["nodes"]) if m != n) for n in range(2, 9)}
+    far = {
+        n: min(
+            np.hypot(*np.subtract(row["nodes"][n], other)) for m, other in enumerate(row["nodes"]) if m != n
+        )
+        for n in range(2, 9)
+    }
     node = max((n for n in far if row["kinds"][n] == 1), key=far.get)
     crowd = episode(steps=2, nodes=replay.MANY_NODES + 1, scripted=True)
     size = long.info.size
@@ -369,13 +382,18 @@ def test_the_picture_and_the_numbers_are_those_of_the_records(browsed):
     found, row = results["desk"], long.steps[0]
     assert min(found["blue"], found["ring"], found["cross"]) > 5
     assert found["byAge"] == ["age", 0]
-    assert found["colourings"] == ["attention: resnet", ["action", "age", "stiffness", "attention: resnet", "attention: gnn"]]
+    assert found["colourings"] == [
+        "attention: resnet",
+        ["action", "age", "stiffness", "attention: resnet", "attention: gnn"],
+    ]
     assert found["hull"] is found["closeUp"] is True
     colony = found["colony"]
     assert [colony[name] for name in ("nodes", "rest", "spawn", "delete", "marked", "trees")] == [
         *("9", str(row["kinds"].count(0)), str(row["kinds"].count(1)), "1", "1", "1")
     ]
-    assert float(colony["mean stiffness"].removesuffix(" kPa")) == pytest.approx(np.mean(row["stiffness"]), abs=0.006)
+    assert float(colony["mean stiffness"].removesuffix(" kPa")) == pytest.approx(
+        np.mean(row["stiffness"]), abs=0.006
+    )
     front = max(x for x, _ in row["nodes"])
     assert colony["front"] == f"{front:.1f} of 180 µm"
     title, numbers, weights = found["pointed"]
@@ -428,7 +446,9 @@ def test_curves_jump_and_can_be_switched(browsed):
     assert sums[0] == pytest.approx(sum(row["reward"] for row in long.steps[:4]), abs=6e-4)
     each = [float(said.replace("−", "-")) for said in found["each"]]
     assert each[0] == pytest.approx(long.steps[4]["reward"], abs=6e-4)
-    assert sorted(each[1:]) == pytest.approx(sorted(long.steps[4][f"term/{name}"] for name in long.terms), abs=6e-4)
+    assert sorted(each[1:]) == pytest.approx(
+        sorted(long.steps[4][f"term/{name}"] for name in long.terms), abs=6e-4
+    )
     assert found["sideways"] <= 0
     assert found["unnamed"] == 0
 
@@ -438,7 +458,11 @@ def test_a_phone_shows_two_agents_without_sideways_scrolling(browsed):
     found = results["phone"]
     assert found["sideways"] <= 0
     assert found["wide"] == 0
-    assert found["end"] == [12, "ended at step 12: max steps · 9 nodes", "ended at step 8: max steps · 9 nodes"]
+    assert found["end"] == [
+        12,
+        "ended at step 12: max steps · 9 nodes",
+        "ended at step 8: max steps · 9 nodes",
+    ]
     assert found["second"][1] == f"Node {short.last['node_ids'][0]}"
     assert found["attention"] == [["resnet", "gnn"], []]
     assert found["panels"][:3] == ["reward", "attention, <made up>", "nodes"]

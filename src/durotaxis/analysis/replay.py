@@ -97,7 +97,9 @@ def _require_same_world(first: EpisodeInfo, second: EpisodeInfo) -> None:
     for what in ("seed", "scenario"):
         a, b = getattr(first, what), getattr(second, what)
         if a != b:
-            raise RecordError(f"cannot show the episodes side by side: {what} {a} and {what} {b}; take equal ones")
+            raise RecordError(
+                f"cannot show the episodes side by side: {what} {a} and {what} {b}; take equal ones"
+            )
     world = ("size", "direction", "goal", "minutes_per_step", "field")
     odd = [what for what in world if _plain(getattr(first, what)) != _plain(getattr(second, what))]
     if odd:
