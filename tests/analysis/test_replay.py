@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from analysis.replay_cases import episode
+from durotaxis import cli
 from durotaxis.analysis import replay
 from durotaxis.analysis.replay import agent_name, write_replay
 from durotaxis.env.render import canvas
-from durotaxis.records import RecordError
+from durotaxis.records import CONFIG, FIGURES, RecordError, write_episodes
 
 FORMATS = {"f4": "f", "i4": "i", "u2": "H", "u1": "B"}
 
@@ -115,7 +116,7 @@ def test_two_agents_must_have_played_in_the_same_world(tmp_path):
         ({"scenario": "moat"}, "scenario quick and scenario moat"),
         ({"field": [[1.0]]}, "worlds differ in field"),
     ):
-        other = replace(first, info=replace(first.info, **change))
+        other = _changed(first, **change)
         with pytest.raises(RecordError, match=said):
             written(tmp_path, first, other)
         assert not list(tmp_path.iterdir())
@@ -125,7 +126,7 @@ def test_two_agents_must_have_played_in_the_same_world(tmp_path):
 
 def test_lists_and_tuples_are_the_same_world(tmp_path):
     first = episode()
-    second = replace(first, info=replace(first.info, size=list(first.info.size), policy="idle"))
+    second = _changed(first, size=list(first.info.size), policy="idle")
     assert "beside idle</h1>" in written(tmp_path, first, second)
 
 
@@ -148,8 +149,9 @@ def test_records_that_do_not_fit_together_are_refused(tmp_path, change, said):
 def test_what_cannot_be_written_is_said(tmp_path):
     with pytest.raises(RecordError, match=r"\.html"):
         write_replay([episode()], tmp_path / "replay.gif")
+    (tmp_path / "file").touch()
     with pytest.raises(RecordError, match="cannot write"):
-        write_replay([episode()], tmp_path / "missing" / "replay.html")
+        write_replay([episode()], tmp_path / "file" / "replay.html")
     with pytest.raises(RecordError, match="one episode or two"):
         write_replay([], tmp_path / "replay.html")
     with pytest.raises(RecordError, match="no step"):
@@ -492,3 +494,68 @@ def test_a_dark_screen_and_a_wish_for_less_motion_are_respected(tmp_path):
     found = browse(tmp_path, frames, "--force-prefers-reduced-motion", dark)["calm"]
     assert found["speed"] == "2"
     assert found["paper"] == "rgb(20, 24, 29)"
+
+
+# The command
+
+
+@pytest.fixture
+def call(capsys, tmp_path):
+    """Run `durotaxis replay`; returns (exit code, what it printed without the directory)."""
+
+    def call(*arguments):
+        code = cli.run(["replay", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, (out + err).replace(str(tmp_path), "").strip()
+
+    return call
+
+
+def _changed(made, **info):
+    return replace(made, info=replace(made.info, **info))
+
+
+def run_directory(place, *episodes):
+    place.mkdir()
+    (place / CONFIG).touch()
+    if episodes:
+        write_episodes(place, episodes)
+    return place
+
+
+def test_the_command_writes_into_the_run(call, tmp_path):
+    run = run_directory(tmp_path / "wsa", episode(), episode(seed=8, steps=3))
+    other = run_directory(tmp_path / "idle", _changed(episode(steps=2), seed=5), episode(scripted=True))
+    assert call(run) == (0, "written to /wsa/figures/replay-0.html (0.1 MB)")
+    assert call(run, "--episode", 1, "--beside", other)[0] == 0
+    text = (run / FIGURES / "replay-1-beside-idle.html").read_text("utf-8")
+    assert [of["length"] for of in unpacked(text)[0]["episodes"]] == [3, 12]
+    assert call(run, "--out", tmp_path / "mine.html") == (0, "written to /mine.html (0.1 MB)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing"], "/missing is not a run directory: it has no config.yaml"),
+        (
+            ["empty"],
+            "/empty has no recorded episodes; `durotaxis evaluate /empty` plays some and records them",
+        ),
+        (["wsa", "--episode", "4"], "/wsa has no episode 4; it has 0 to 0"),
+        (["wsa", "--beside", "missing"], "/missing is not a run directory"),
+        (["wsa", "--beside", "late"], "/late has no episode of seed 2000000 to show beside it, only of 5;"),
+        (["wsa", "--beside", "moat"], "scenario quick and scenario moat"),
+        (["wsa", "--out", "film.gif"], "/film.gif must end in .html"),
+        (["wsa", "--out", "nowhere/page.html"], "lies in a directory that does not exist"),
+    ],
+)
+def test_the_command_refuses_in_one_line_and_writes_nothing(call, tmp_path, arguments, said):
+    run_directory(tmp_path / "empty")
+    for name, change in (("wsa", {}), ("late", {"seed": 5}), ("moat", {"scenario": "moat"})):
+        run_directory(tmp_path / name, _changed(episode(), **change))
+    before = sorted(tmp_path.rglob("*"))
+    code, text = call(*(a if a.startswith("-") or a.isdecimal() else tmp_path / a for a in arguments))
+    assert code == 2
+    assert len(text.splitlines()) == 1
+    assert said in text
+    assert sorted(tmp_path.rglob("*")) == before

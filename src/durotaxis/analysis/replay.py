@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from durotaxis.records import CHECKPOINTS, Episode, EpisodeInfo, RecordError, write_atomic
+from durotaxis.records import CHECKPOINTS, Episode, EpisodeInfo, RecordError, cannot_write, write_atomic
 
 SUFFIX = ".html"
 MANY_NODES = 800
@@ -65,7 +65,7 @@ def write_replay(episodes: Sequence[Episode], path: Path, *, allow_different: bo
 
     Args:
         episodes: one, or two of different agents in the same world on the same seed.
-        path: a file ending in `.html`; its folder must exist. Replaced whole or not at all.
+        path: a file ending in `.html`; its folder is made. Replaced whole or not at all.
         allow_different: accept two episodes of different seeds or worlds.
 
     Returns:
@@ -83,7 +83,12 @@ def write_replay(episodes: Sequence[Episode], path: Path, *, allow_different: bo
         raise RecordError("an episode has no step: there is nothing to show")
     if len(episodes) == 2 and not allow_different:
         _require_same_world(episodes[0].info, episodes[1].info)
-    write_atomic(path, _page(episodes))
+    page = _page(episodes)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    write_atomic(path, page)
     return path
 
 

@@ -10,15 +10,7 @@ import typer
 from durotaxis.cli.shared import require_writable_file
 from durotaxis.console import make_console
 from durotaxis.core.errors import UserError
-from durotaxis.records import (
-    FIGURES,
-    Episode,
-    RecordError,
-    RunDirectory,
-    cannot_write,
-    episode_numbers,
-    read_episode,
-)
+from durotaxis.records import FIGURES, Episode, RecordError, RunDirectory, episode_numbers, read_episode
 
 group = typer.Typer()
 
@@ -50,7 +42,8 @@ def replay(
         require_writable_file(out)
     first = _read(target, episode)
     episodes = [first] if beside is None else [first, _of_seed(beside, first.info.seed)]
-    path = write_replay(episodes, out or _default_output(target, episode, beside))
+    other = "" if beside is None else f"-beside-{beside.resolve().name}"
+    path = write_replay(episodes, out or target / FIGURES / f"replay-{episode}{other}{SUFFIX}")
     size = path.stat().st_size / 1e6
     make_console().print(f"written to {path} ({size:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
 
@@ -74,13 +67,3 @@ def _of_seed(run: Path, seed: int) -> Episode:
         f"{run} has no episode of seed {seed} to show beside it, only of {', '.join(seeds)}; "
         "choose another --episode, or evaluate both runs on the same seeds"
     )
-
-
-def _default_output(run: Path, number: int, beside: Path | None) -> Path:
-    folder = run / FIGURES
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    other = "" if beside is None else f"-beside-{beside.resolve().name}"
-    return folder / f"replay-{number}{other}.html"
