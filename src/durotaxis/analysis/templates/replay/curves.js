@@ -3,7 +3,7 @@
 const SOLID = "", DASHED = "7 4", DOTTED = "1 4", DASH_DOT = "8 4 1 4";
 const WIDE = 1000, HIGH = 100; // of a drawing, which is stretched to its place
 
-/** An element with attributes, or properties where the name has a dot before it, and children. */
+/** An element with attributes and children, texts among them. */
 function make(tag, attributes = {}, ...children) {
   const svg = ["svg", "path", "line"].includes(tag);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
