@@ -26,6 +26,7 @@ VERBS = {
     "train",
     "evaluate",
     "render",
+    "replay",
     "distill",
     "pretrain",
     "scenario list",
