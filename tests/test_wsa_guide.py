@@ -1,4 +1,4 @@
-"""The guide page keeps its word: its blocks run, and what it calls planned is not there yet."""
+"""The guide page keeps its word: its blocks run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from durotaxis.cli import app, run
-from durotaxis.core.config import ConfigError, load_config
+from durotaxis.core.config import load_config
 from durotaxis.study.config import RootConfig
 
 pytestmark = pytest.mark.unchecked
@@ -32,6 +32,8 @@ SHORTER = {
         "monitor.tensorboard=false",
     ],
     "evaluate": ["--seeds", "2", "env.max_steps=6"],
+    "render": ["--max-frames", "3"],
+    "analyse": ["--seeds", "2"],
 }
 SHORTER["study"] = [
     *("seeds=[0]", "overrides.training.total_steps=64"),
@@ -49,7 +51,7 @@ SHORTER["distill"] = [
 class Block:
     language: str
     text: str
-    mark: str  # "", "planned", or "not run"
+    mark: str  # "" or "not run"
     line: int
 
     def __str__(self) -> str:
@@ -61,7 +63,7 @@ def read_blocks(page: str) -> list[Block]:
     found = []
     for match in BLOCK.finditer(page):
         before = match["before"].strip()
-        mark = next((m for m in ("planned", "not run") if before.startswith(f"<!-- {m}")), "")
+        mark = "not run" if before.startswith("<!-- not run") else ""
         line = page.count("\n", 0, match.start("text")) + 1
         found.append(Block(match["language"], textwrap.dedent(match["text"]), mark, line))
     return found
@@ -92,11 +94,11 @@ def here(tmp_path, monkeypatch):
 
 def test_blocks_are_read_with_their_marks():
     page = (
-        "a\n```python\nx = 1\n```\n<!-- planned -->\n```bash\nb\n```\n1. c\n\n   ```yaml\n   k: 1\n   ```\n"
+        "a\n```python\nx = 1\n```\n<!-- not run -->\n```bash\nb\n```\n1. c\n\n   ```yaml\n   k: 1\n   ```\n"
     )
     assert read_blocks(page) == [
         Block("python", "x = 1", "", 3),
-        Block("bash", "b", "planned", 7),
+        Block("bash", "b", "not run", 7),
         Block("yaml", "k: 1", "", 12),
     ]
     assert arguments("durotaxis evaluate runs/a")[:3] == ["evaluate", "runs/a", "--seeds"]
@@ -127,24 +129,10 @@ def test_blocks_run_in_the_order_of_the_page(here, capsys, monkeypatch):
             exec(compile("\n" * (block.line - 1) + block.text, str(GUIDE), "exec"), names)
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.mark == "planned"], ids=str)
-def test_planned_block_does_not_run_yet(block, here, capsys):
-    advice = f"{GUIDE.name}:{block.line}: this works now; take the mark `planned` away"
-    if block.language == "yaml":
-        Path("block.yaml").write_text(block.text)
-        with pytest.raises(ConfigError, match="unknown key"):
-            load_config("block.yaml", RootConfig)
-    else:
-        assert block.language == "bash", advice
-        for line in block.text.splitlines():
-            assert run(arguments(line)) == 2, advice
-            assert "No such command" in capsys.readouterr().err, advice
-
-
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
-def test_verbs_named_in_prose_exist_or_are_planned(page):
+def test_verbs_named_in_prose_exist(page):
     verbs = set(typer.main.get_command(app).commands)
     text = BLOCK.sub("", page.read_text("utf-8"))
     for line in text.splitlines():
         for verb in re.findall(r"`durotaxis (\w+)", line):
-            assert (verb in verbs) != ("*planned*" in line), f"{page.name}: {line}"
+            assert verb in verbs, f"{page.name}: {line}"
