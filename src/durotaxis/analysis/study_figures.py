@@ -6,7 +6,7 @@ Every function returns a figure that nothing has been written of, or None where 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -303,13 +303,20 @@ def shares(study: Study, arm: str) -> tuple[list[str], np.ndarray, np.ndarray, n
         return None
     names = list(with_models[0]["names"])
     alike = [one for one in with_models if list(one["names"]) == names]
-    grid = np.linspace(0, study.plan.total_steps, GRID + 1)[1:]
+    return names, *resampled(alike, study.plan.total_steps)
+
+
+def resampled(
+    recorded: Sequence[Mapping[str, Any]], total_steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`RunRecord.attention` at GRID common steps: steps [T], weight [runs,T,K], effective [runs,T]."""
+    grid = np.linspace(0, total_steps, GRID + 1)[1:]
     weight = [
         np.stack([np.interp(grid, one["step"], column) for column in np.array(one["weight"], float).T], 1)
-        for one in alike
+        for one in recorded
     ]
-    effective = [np.interp(grid, one["step"], np.array(one["effective"], float)) for one in alike]
-    return names, grid, np.stack(weight), np.stack(effective)
+    effective = [np.interp(grid, one["step"], np.array(one["effective"], float)) for one in recorded]
+    return grid, np.stack(weight), np.stack(effective)
 
 
 def inline_svg(svg: str, name: str, alt: str) -> str:
