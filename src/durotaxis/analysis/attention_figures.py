@@ -6,6 +6,7 @@ Every function returns a figure that nothing has been written of, or None where 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -26,14 +27,15 @@ from durotaxis.analysis.attention import (
 from durotaxis.analysis.attention_groups import Group, Likeness, Worth, likenesses, worths
 from durotaxis.analysis.figures import COLOURS, GREY, INK, STYLE
 from durotaxis.analysis.stats import Estimate
-from durotaxis.analysis.study_figures import LINES, MARKERS
+from durotaxis.analysis.study_figures import LINES, MARKERS, legend_above
+from durotaxis.analysis.study_tables import Column, cell_text
 from durotaxis.records import PHASES
 
 STAGE = "stage"
 COLUMNS = 3
 """Panels side by side."""
 UNIFORM: Any = {"color": GREY, "linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 1.5}
-DODGE = 0.09
+DODGE = 0.14
 """How far apart models stand whose points would cover each other."""
 
 
@@ -86,11 +88,7 @@ def factors_figure(group: Group) -> Figure | None:
             axes.set_ylabel("attention")
     top = max(axes.get_ylim()[1] for axes in grid[: len(shown)])
     grid[0].set_ylim(0.0, min(1.02, top))
-    handles, labels = grid[0].get_legend_handles_labels()
-    inches = 0.7 + 0.085 * max(map(len, labels))
-    figure.legend(
-        handles, labels, loc="outside upper left", ncols=max(1, int(figure.get_figwidth() / inches))
-    )
+    legend_above(figure, grid[0])
     return figure
 
 
@@ -114,7 +112,7 @@ def bin_labels(borders: np.ndarray) -> list[str]:
     while digits < 4 and len({f"{value:.{digits}f}" for value in borders}) < len(borders):
         digits += 1
     texts = [f"{value:.{digits}f}" for value in borders]
-    return [f"{low} to {high}" for low, high in zip(texts, texts[1:], strict=False)]
+    return [f"{low} to {high}" for low, high in pairwise(texts)]
 
 
 def _draw_bins(axes: Axes, group: Group, cells: Sequence[Sequence[Estimate]], labels: Sequence[str]) -> None:
@@ -131,7 +129,7 @@ def _draw_bins(axes: Axes, group: Group, cells: Sequence[Sequence[Estimate]], la
     for at, row in enumerate(cells):
         if all(value.mean is None for value in row):
             axes.text(at, 0.02, "none seen", ha="center", va="bottom", fontsize=8, color=GREY, rotation=90)
-    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(labels) > 3 else {}
+    slanted: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(labels) > 3 else {}
     axes.set_xticks(range(len(labels)), labels, fontsize=8, **slanted)
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.grid(axis="x", visible=False)
@@ -149,7 +147,7 @@ def terms_figure(group: Group) -> Figure | None:
     for relation in found:
         row, k = terms.index(relation.term), group.ptms.index(relation.ptm)
         values[row, k] = relation.rho.mean
-        texts[row][k] = f"{relation.rho.mean:+.2f}{' *' if relation.is_clear else ''}"
+        texts[row][k] = f"{_rounded(relation.rho.mean)}{' *' if relation.is_clear else ''}"
     figure = _figure(1.9 * len(group.ptms) + 2.6, 0.36 * len(terms) + 1.35)
     axes = figure.subplots()
     _heat(figure, axes, values, texts, "PuOr_r", (-1.0, 1.0), "rank correlation")
@@ -159,9 +157,13 @@ def terms_figure(group: Group) -> Figure | None:
     return figure
 
 
+def _rounded(value: float | None) -> str:
+    return cell_text(value, Column("", is_signed=True))
+
+
 def _wrapped(names: Sequence[str]) -> list[str]:
     """Long names on two lines."""
-    return [name.replace("_", "_\n", 1) if len(name) > 14 else name for name in names]
+    return ["_\n".join(name.rsplit("_", 1)) if len(name) > 14 else name for name in names]
 
 
 def _heat(
@@ -177,7 +179,7 @@ def _heat(
     image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
-            red, green, blue, _ = image.to_rgba(values[row, column])  # type: ignore[misc]
+            red, green, blue, _ = image.to_rgba(values[row, column])
             is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             weight = "bold" if "*" in text else "normal"
             ink = "white" if is_dark and text else INK
@@ -202,7 +204,7 @@ def worth_figure(group: Group) -> Figure | None:
         ("return with it alone", to_all, lambda worth: worth.alone),
     ]
     if all(worth.shapley is not None for worth in found):
-        panels.append(("Shapley value", "return added, mean over orders", lambda worth: worth.shapley))
+        panels.append(("Shapley value", "return added, all orders", lambda worth: worth.shapley))
     figure = _figure(10.0, 0.42 * len(found) + 1.15)
     grid = list(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)))
     for axes, (title, below, of) in zip(grid, panels, strict=True):
@@ -248,7 +250,7 @@ def training_figure(group: Group) -> Figure | None:
     lower.xaxis.set_major_formatter(EngFormatter(sep=""))
     lower.set_xlabel("environment steps")
     lower.set_xlim(left=0)
-    upper.legend(loc="best", fontsize=8.5)
+    legend_above(figure, upper)
     return figure
 
 
@@ -256,9 +258,13 @@ def _band(
     axes: Axes, step: np.ndarray, line: Sequence[Estimate], label: str | None, style: dict[str, Any]
 ) -> None:
     if line[0].low is not None:
-        low, high = ([getattr(point, end) for point in line] for end in ("low", "high"))
+        low, high = (
+            np.array([getattr(point, end) for point in line], dtype=float) for end in ("low", "high")
+        )
         axes.fill_between(step, low, high, color=style["color"], alpha=0.16, linewidth=0)
-    axes.plot(step, [point.mean for point in line], linewidth=1.8, label=label, **style)
+    axes.plot(
+        step, np.array([point.mean for point in line], dtype=float), linewidth=1.8, label=label, **style
+    )
 
 
 @_styled
@@ -276,7 +282,7 @@ def likeness_figure(group: Group) -> Figure | None:
         texts[i][j] = texts[j][i] = _likeness_text(pair)
     figure = _figure(1.35 * len(names) + 2.8, 0.75 * len(names) + 1.3)
     axes = figure.subplots()
-    _heat(figure, axes, values, texts, "cividis_r", (0.0, 1.0), "linear CKA")
+    _heat(figure, axes, values, texts, "Blues", (0.0, 1.0), "linear CKA")
     axes.set_xticks(range(len(names)), _wrapped(names))
     axes.set_yticks(range(len(names)), _wrapped(names))
     axes.set_title("similarity of embeddings")

@@ -181,24 +181,27 @@ def _study_groups(study: Study) -> list[Group]:
     return groups
 
 
+def _models(record: RunRecord) -> tuple[str, ...]:
+    return () if record.attention is None else tuple(record.attention["names"])
+
+
 def _has_models(record: RunRecord) -> bool:
     return record.status == FINISHED and bool(record.attention) and bool(record.attention["step"])
 
 
 def _arm_group(study: Study, arm: str, scenario: str, records: Sequence[RunRecord]) -> Group:
     """An arm in a scenario, over its runs: from their directories, or their records where all are gone."""
-    assert records[0].attention is not None
-    ptms = tuple(records[0].attention["names"])
-    alike = [record for record in records if record.attention and tuple(record.attention["names"]) == ptms]
+    ptms = _models(records[0])
+    alike = [record for record in records if _models(record) == ptms]
     places = [run_path(study, record) for record in alike]
-    recorded = {path: episodes for path in places if (episodes := _seen_in(path, ptms))}
+    recorded = {path: found for path in places if (found := _seen_in(path, ptms))}
     borders: dict[str, np.ndarray] = {}
     if recorded:
         borders = bin_edges([one for episodes in recorded.values() for one in episodes])
-        units = [mean_unit([unit_of(one, borders) for one in episodes]) for episodes in recorded.values()]
-        episodes = sum(map(len, recorded.values()))
+        units = [mean_unit([unit_of(one, borders) for one in found]) for found in recorded.values()]
+        total = sum(map(len, recorded.values()))
         of = f"{len(recorded)} of {len(records)} runs"
-        basis = f"{episodes} recorded episodes of {of}, each run the mean of its own"
+        basis = f"{total} recorded episodes of {of}, each run the mean of its own"
     else:
         units = [_unit_of_record(record) for record in alike]
         of = "the record of 1 run" if len(units) == 1 else f"the records of {len(units)} runs"
@@ -208,8 +211,7 @@ def _arm_group(study: Study, arm: str, scenario: str, records: Sequence[RunRecor
         )
     if len(alike) < len(records):
         basis += f"; {len(records) - len(alike)} runs with other models are left out"
-    found = [read_probe(path) for path in places if path.is_dir()]
-    probes = [probe for probe in found if probe is not None]
+    probes = [probe for path in places if (probe := read_probe(path)) is not None]
     return Group(
         title=f"{arm} in {scenario}",
         name=f"attention-{arm}-{scenario}",

@@ -132,7 +132,7 @@ def _of_patterns(group: Group, found: Sequence[Pattern]) -> list[str]:
         elif here and not clear:
             silent.append(_noun(factor))
     if small:
-        lines.append(f"Certain, but below {SMALL} of attention: {_joined(small)}.")
+        lines.append(f"More than chance, but below {SMALL} of attention: differences with {_joined(small)}.")
     if silent:
         lines.append(f"No clear pattern with {_joined(silent, 'or')}.")
     still = [FACTORS[name].noun for name in FACTORS if name not in group.borders]

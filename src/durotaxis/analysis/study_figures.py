@@ -56,7 +56,7 @@ def _panels(count: int, height: float, share: bool = False) -> tuple[Figure, lis
     return figure, axes[:count]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend_above(figure: Figure, axes: Axes) -> None:
     """Above the panels, in as many columns as the names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
@@ -116,7 +116,7 @@ def learning_curves(study: Study, measure: Measure) -> Figure | None:
     for axes in panels[-2:]:
         axes.set_xlabel("environment steps")
         axes.tick_params(labelbottom=True)
-    _legend(figure, panels[0])
+    legend_above(figure, panels[0])
     return figure
 
 
@@ -153,7 +153,7 @@ def finals(study: Study) -> Figure | None:
     axes.set_yticks(range(len(study.scenarios)), [_title(study, name) for name in study.scenarios])
     axes.set_ylim(len(study.scenarios) - 0.5, -0.5)
     axes.set_xlabel(f"final held-out {HEADING[study.main_measure]}{_exceptions(study)}")
-    _legend(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -196,7 +196,7 @@ def forest(
     axes.set_yticks(range(len(names) + 1), [*(_title(study, name) for name in names), "all that count (IQM)"])
     axes.set_ylim(len(names) + 0.5, -0.5)
     axes.set_xlabel(f"difference to {study.plan.baseline}, {HEADING[study.main_measure]}{_exceptions(study)}")
-    _legend(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -222,7 +222,7 @@ def profiles(study: Study) -> Figure | None:
     axes.set_xlabel(f"final held-out {HEADING[study.main_measure]}, x")
     axes.set_ylabel("share of runs above x")
     axes.set_ylim(-0.03, 1.03)
-    _legend(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -256,7 +256,7 @@ def improvements(study: Study, rows: Sequence[tuple[str, str, Estimate]]) -> Fig
     axes.set_ylim(len(places) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel(f"P(a run scores higher than one of {study.plan.baseline})")
-    _legend(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 

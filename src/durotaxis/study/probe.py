@@ -45,31 +45,55 @@ def default_episodes(num_ptms: int) -> int:
     return 20 if num_ptms <= 3 else 10
 
 
+def known_probe(candidate: Candidate, num_seeds: int | None = None) -> Probe | None:
+    """What an earlier `probe_run` left in the run directory, where it fits.
+
+    It fits if it is of the same checkpoint (by its hash), world and models, and of at least as many episodes.
+
+    Args:
+        num_seeds: episodes per subset; None: as many as `default_episodes` says.
+
+    Raises:
+        RecordError: it is damaged, or of another format.
+    """
+    found = read_probe(candidate.run.path)
+    names = candidate.policy.actor.extractor.opened
+    seeds = report_seeds(num_seeds or default_episodes(len(names)))
+    fits = (
+        found is not None
+        and found.sha256 == _sha256(candidate.checkpoint_path)
+        and found.world == world_digest(candidate.config.env)
+        and tuple(found.ptms) == names
+        and list(found.seeds[: len(seeds)]) == seeds
+    )
+    return found if fits else None
+
+
 def probe_run(
     candidate: Candidate, num_seeds: int | None = None, advance: Callable[[int], None] = lambda count: None
 ) -> Probe:
-    """Play every subset of a run's models on held-out episodes, or read what an earlier call found.
+    """Play every subset of a run's models on held-out episodes; write what is found to the run directory.
 
-    What lies in the run directory is used where it is of the same checkpoint (by its hash), world and models
-    and of at least as many episodes; else it is replaced.
+    What `known_probe` finds is returned as it is; anything else is replaced.
 
     Args:
         num_seeds: episodes per subset; None: as many as `default_episodes` says.
         advance: called with the number of episodes that just finished.
 
     Raises:
-        UserError: the agent has no attention.
+        UserError: the agent has no attention. RecordError: the record cannot be read or written.
     """
     extractor = candidate.policy.actor.extractor
     if not candidate.policy.actor.has_attention:
         raise UserError(
-            f"{candidate.run.path} has no attention; its agent has no several models to tell apart"
+            f"{candidate.run.path} has no attention: its agent has one model; analyse a run with "
+            "actor_critic.use_wsa=true"
         )
-    seeds = report_seeds(num_seeds or default_episodes(len(extractor.opened)))
-    known = read_probe(candidate.run.path)
-    if known is not None and _fits(known, candidate, seeds):
+    known = known_probe(candidate, num_seeds)
+    if known is not None:
         return known
     names = extractor.opened
+    seeds = report_seeds(num_seeds or default_episodes(len(names)))
     per_node = candidate.policy.attention_rows == "node"
     embeddings = _Embeddings(extractor, min(SIMILAR, len(seeds)), per_node)
     played = [_play(candidate, subset, seeds, embeddings, advance) for subset in subsets_of(names)]
@@ -124,16 +148,6 @@ def linear_cka(covariance: Tensor) -> Tensor:
     own = norms.diagonal()
     scale = own[:, None] * own[None, :]
     return torch.where(scale > 0, norms.square() / scale.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-
-
-def _fits(known: Probe, candidate: Candidate, seeds: Sequence[int]) -> bool:
-    """Whether a probe is of this agent in this world, on these episodes at least."""
-    return (
-        known.sha256 == _sha256(candidate.checkpoint_path)
-        and known.world == world_digest(candidate.config.env)
-        and tuple(known.ptms) == candidate.policy.actor.extractor.opened
-        and list(known.seeds[: len(seeds)]) == list(seeds)
-    )
 
 
 def _play(
