@@ -25,6 +25,8 @@ MIN_ROWS = 10
 SIGNIFICANT = 0.05
 SMALL = 0.01
 """A difference of attention below this is no pattern, however certain: it hardly changes the sum."""
+DIGITS = 9
+"""Decimals of attention that are not rounding errors; it is recorded with fewer."""
 REACH = 10.0
 """µm; how far around a node stiffness is looked at for its contrast: as far as a child can be born."""
 FIRST_MILESTONE = 0.25
@@ -127,7 +129,8 @@ def seen(episode: Episode) -> Seen | None:
     steps = [row for row in episode.steps if row["nodes"]]
     weights = [np.array(row["attention"], dtype=np.float64) for row in steps]  # [n or 1, K] each
     positions = [np.array(row["nodes"], dtype=np.float64) for row in steps]
-    share = np.stack([weight.mean(0) for weight in weights])
+    # Rounding errors of a mean of equal weights would have ranks, and go with the number of nodes.
+    share = np.round([weight.mean(0) for weight in weights], DIGITS)
     along = [p @ [math.cos(info.direction), math.sin(info.direction)] - info.origin[0] for p in positions]
     fronts = np.maximum.accumulate([s.max() for s in along])
     counts = np.array([len(p) for p in positions])
@@ -234,7 +237,9 @@ def unit_of(episode: Seen, edges: Mapping[str, np.ndarray]) -> Unit:
     bins[PHASE] = np.stack([_mean(episode.share[rows]) for rows in members])
     whole = episode.share.mean(0)
     for phase, rows, mean in zip(PHASES, members, bins[PHASE], strict=True):
-        contrasts[PHASE, phase] = np.full_like(whole, np.nan) if rows.all() else mean - whole
+        contrasts[PHASE, phase] = (
+            np.full_like(whole, np.nan) if rows.all() else np.round(mean - whole, DIGITS)
+        )
     return Unit(
         share=whole,
         effective=float(episode.effective.mean()),
@@ -289,7 +294,7 @@ def _differences(values: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.
     low, middle, high = (
         _mean(share[rows]) for rows in (values <= below, (values > below) & (values < above), values >= above)
     )
-    return high - low, middle - (low + high) / 2
+    return np.round(high - low, DIGITS), np.round(middle - (low + high) / 2, DIGITS)
 
 
 def _rank_correlations(values: np.ndarray, share: np.ndarray) -> np.ndarray:

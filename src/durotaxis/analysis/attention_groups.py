@@ -186,7 +186,7 @@ def _models(record: RunRecord) -> tuple[str, ...]:
 
 
 def _has_models(record: RunRecord) -> bool:
-    return record.status == FINISHED and bool(record.attention) and bool(record.attention["step"])
+    return record.status == FINISHED and record.attention is not None and bool(record.attention["step"])
 
 
 def _arm_group(study: Study, arm: str, scenario: str, records: Sequence[RunRecord]) -> Group:

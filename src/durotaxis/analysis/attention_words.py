@@ -176,8 +176,8 @@ def _of_relations(found: Sequence[Relation]) -> list[str]:
     for term in terms:
         each = [f"{r.ptm} {_number(r.rho, 2, True)}" for r in clear if r.term == term]
         parts.append(f"{term} ({', '.join(each)})")
-    others = len({relation.term for relation in found}) - len(terms)
-    rest = f" No clear pattern with the other {others}." if others else ""
+    others = [term for term in dict.fromkeys(relation.term for relation in found) if term not in terms]
+    rest = f" No clear pattern with {_joined(others, 'or')}." if others else ""
     return [
         f"Reward terms that go with attention, step by step (rank correlation): {'; '.join(parts)}.{rest}"
     ]

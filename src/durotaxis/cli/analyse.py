@@ -61,8 +61,7 @@ def analyse(
 
     console = make_console()
     folder = out or target / FOLDER
-    if folder.exists():
-        require_writable(folder)
+    require_writable(folder)
     if probe:
         for run in _runs(target):
             _play_what_is_missing(console, run, seeds)
