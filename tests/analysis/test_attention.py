@@ -30,7 +30,15 @@ from durotaxis.analysis.attention import (
     seen,
     unit_of,
 )
-from durotaxis.analysis.attention_figures import bin_labels, factors_figure, worth_figure
+from durotaxis.analysis.attention_figures import (
+    FIGURES,
+    bin_labels,
+    factors_figure,
+    likeness_figure,
+    terms_figure,
+    training_figure,
+    worth_figure,
+)
 from durotaxis.analysis.attention_groups import (
     Group,
     Training,
@@ -198,14 +206,14 @@ def test_the_mean_of_units_leaves_out_what_says_nothing():
 def test_of_noise_whose_steps_are_alike_few_sets_show_any_pattern():
     """Random walks: thousands of tests over steps would find patterns in nearly every set."""
     wrong_places = wrong_terms = 0
-    for seed in range(40):
+    for seed in range(25):
         rng = np.random.default_rng(seed)
-        observed = [drifting(rng) for _ in range(8)]
+        observed = [drifting(rng) for _ in range(6)]
         group = group_of(observed)
         wrong_places += any(pattern.is_certain for pattern in patterns(group.units, NAMES))
         wrong_terms += any(relation.is_clear for relation in relations(group.units, NAMES))
-    assert wrong_places <= 6  # 2 expected, at most; 6 or fewer with 0.997
-    assert wrong_terms <= 6
+    assert wrong_places <= 5  # 1.25 expected, at most; 5 or fewer with 0.999
+    assert wrong_terms <= 5
 
 
 def test_the_jackknife_of_a_mean_is_students_interval():
@@ -335,9 +343,9 @@ def test_a_reward_term_that_goes_with_attention_is_named():
 def test_attention_and_worth_are_set_against_each_other(tmp_path):
     observed = [seen(episode(seed, follows("cnn", lambda places, kpa: 1.0))) for seed in range(8)]
     text = " ".join(findings(group_of(observed, [probe(tmp_path)])))
-    assert "over 8 episodes: closing gnn costs return (-3.0" in text
-    assert "Closing one of the others makes no clear difference to it: cnn " in text
-    assert "The best one alone, gnn, changes it by " in text
+    assert "over 8 episodes of the agent of 1,000 steps: closing gnn costs return (-3.0" in text
+    assert "Closing one of the others makes no clear difference: cnn " in text
+    assert "With the best one alone, gnn, the return changes by " in text
     assert "So the model with most attention, cnn, is not one that is clearly needed." in text
     assert "the most similar embeddings (CKA 0.20 [" in text
     assert "What each model is worth was not measured." in " ".join(findings(group_of(observed)))
@@ -381,13 +389,13 @@ def run(tmp_path_factory):
     return path
 
 
-def test_a_page_with_its_figures_and_tables_is_written(run, tmp_path):
+def test_a_page_with_its_figures_and_tables_is_written(run, tmp_path, monkeypatch):
+    drawn = [entry for entry in FIGURES if entry[0] in ("worth", "similarity")]
+    monkeypatch.setattr("durotaxis.analysis.attention_page.FIGURES", drawn)
     done = write_attention(run, tmp_path / "out")
     page = done.page.read_text("utf-8")
     linked = re.findall(r"\]\(([^)]+)\)", page)
-    assert sorted(linked) == [
-        f"attention-{name}.png" for name in ("factors", "similarity", "terms", "training", "worth")
-    ]
+    assert sorted(linked) == ["attention-similarity.png", "attention-worth.png"]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {path.name for path in done.files}
     assert {link.replace("png", "svg") for link in linked} < names
@@ -412,6 +420,14 @@ def test_figures_show_the_numbers(run):
     bins = np.stack([unit.bins["nodes"] for unit in group.units])[:, :, 1]
     known = ~np.isnan(bins)
     assert line.get_ydata() == pytest.approx(np.where(known, bins, 0).sum(0) / known.sum(0))
+    cells = [text.get_text() for text in terms_figure(group).axes[0].texts]
+    assert [text.rstrip(" *") for text in cells] == [
+        f"{relation.rho.mean:+.2f}" for relation in relations(group.units, NAMES)
+    ]
+    assert len(likeness_figure(group).axes[0].texts) == 9
+    upper, lower = training_figure(group).axes
+    assert np.array_equal(lower.get_lines()[0].get_ydata(), group.training.effective[0])
+    assert len(upper.get_lines()) == 4
     first, *_, last = worth_figure(group).axes
     marks = [line.get_xdata()[0] for line in first.get_lines() if len(line.get_xdata()) == 1]
     assert marks == [worth.closed.mean for worth in worths(group.probes)]

@@ -188,7 +188,9 @@ def of_worth(found: Sequence[Worth], group: Group) -> list[str]:
     if not found:
         return ["What each model is worth was not measured."]
     probe = group.probes[0]
-    how = f"over {len(probe.seeds)} episodes" if len(group.probes) == 1 else f"over {len(group.probes)} runs"
+    how = f"over {len(probe.seeds)} episodes of the agent of {probe.step:,} steps"
+    if len(group.probes) > 1:
+        how = f"over {len(group.probes)} runs"
     if len(found) == 1:
         change = _number(found[0].closed, 2, True)
         return [f"With the representation set to zero the return changes by {change}, {how}."]
@@ -201,16 +203,18 @@ def of_worth(found: Sequence[Worth], group: Group) -> list[str]:
             f"({_number(worth.closed, 2, True)})"
             for worth in clear
         ]
-        lines.append(f"The trained agent with models closed, {how}: {_joined(each)}.")
+        lines.append(f"With models closed, {how}: {_joined(each)}.")
         if rest:
-            lines.append(f"Closing one of the others makes no clear difference to it: {', '.join(rest)}.")
+            lines.append(f"Closing one of the others makes no clear difference: {', '.join(rest)}.")
     else:
         lines.append(
             f"Closing any one model makes no clear difference to the return, {how}: {', '.join(rest)}."
         )
     if len(found) > 2:
         best = max(found, key=lambda worth: worth.alone.mean or 0.0)
-        lines.append(f"The best one alone, {best.ptm}, changes it by {_number(best.alone, 2, True)}.")
+        lines.append(
+            f"With the best one alone, {best.ptm}, the return changes by {_number(best.alone, 2, True)}."
+        )
     return [*lines, *_attention_against_worth([worth.ptm for worth in clear if worth.is_needed], group)]
 
 
