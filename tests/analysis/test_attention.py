@@ -138,7 +138,7 @@ def test_an_episode_is_read_as_it_was_written():
 def test_contrast_is_read_at_the_nodes():
     """The soft lane lies in rows 10 to 14 of 30 from above: y from 53 to 67."""
     made = episode(0)
-    nodes = [[100.0, 60.0], [100.0, 51.0], [100.0, 10.0]]
+    nodes = [[100.0, 60.0], [100.0, 72.0], [100.0, 30.0]]
     rows = [
         {**row, "nodes": nodes, "stiffness": [1.0] * 3, "attention": [[0.2, 0.3, 0.5]] * 3}
         for row in made.steps
