@@ -212,6 +212,7 @@ def _arm_group(study: Study, arm: str, scenario: str, records: Sequence[RunRecor
     if len(alike) < len(records):
         basis += f"; {len(records) - len(alike)} runs with other models are left out"
     probes = [probe for path in places if (probe := read_probe(path)) is not None]
+    alike_probes = [probe for probe in probes if probe.ptms == probes[0].ptms]
     return Group(
         title=f"{arm} in {scenario}",
         name=f"attention-{arm}-{scenario}",
@@ -221,7 +222,7 @@ def _arm_group(study: Study, arm: str, scenario: str, records: Sequence[RunRecor
         units=units,
         borders=borders,
         training=_training_of(alike, study.plan.total_steps),
-        probes=[probe for probe in probes if probe.ptms == probes[0].ptms],
+        probes=alike_probes if len(alike_probes) > 1 else (),  # one would be over its episodes
     )
 
 
