@@ -27,6 +27,7 @@ VERBS = {
     "evaluate",
     "render",
     "replay",
+    "analyse",
     "distill",
     "pretrain",
     "scenario list",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import chdtri, ndtri, stdtrit
+from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 MIN_SIGNAL = 5.0
@@ -104,6 +104,35 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
         return NOTHING
     sample = Sample.of(values)
     return t_interval(sample.mean, sample.standard_error, sample.count - 1.0, sample.count, confidence)
+
+
+def p_of_mean(values: Sequence[float]) -> float | None:
+    """Two-sided p of Student's one-sample test that the mean is 0; None of fewer than three values.
+
+    Two values would do for the formula, but no two of anything should decide.
+    """
+    if len(values) < 3:
+        return None
+    sample = Sample.of(values)
+    if sample.standard_error == 0:
+        return 1.0 if sample.mean == 0 else 0.0
+    return float(2 * stdtr(sample.count - 1, -abs(sample.mean) / sample.standard_error))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for their number: to reject where they are below a is wrong at all with at most a.
+
+    Sorted, the i-th of n (from 0) is multiplied by n - i, made to rise, and cut at 1. Holds however tests
+    depend on each other. None is left out. Source: S. Holm, "A simple sequentially rejective multiple test
+    procedure" (1979).
+    """
+    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        adjusted[index] = largest
+    return adjusted
 
 
 def spread(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> Estimate:

@@ -6,7 +6,7 @@ Every function returns a figure that nothing has been written of, or None where 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -56,7 +56,7 @@ def _panels(count: int, height: float, share: bool = False) -> tuple[Figure, lis
     return figure, axes[:count]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend_above(figure: Figure, axes: Axes) -> None:
     """Above the panels, in as many columns as the names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
@@ -116,7 +116,7 @@ def learning_curves(study: Study, measure: Measure) -> Figure | None:
     for axes in panels[-2:]:
         axes.set_xlabel("environment steps")
         axes.tick_params(labelbottom=True)
-    _legend(figure, panels[0])
+    legend_above(figure, panels[0])
     return figure
 
 
@@ -153,7 +153,7 @@ def finals(study: Study) -> Figure | None:
     axes.set_yticks(range(len(study.scenarios)), [_title(study, name) for name in study.scenarios])
     axes.set_ylim(len(study.scenarios) - 0.5, -0.5)
     axes.set_xlabel(f"final held-out {HEADING[study.main_measure]}{_exceptions(study)}")
-    _legend(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -196,7 +196,7 @@ def forest(
     axes.set_yticks(range(len(names) + 1), [*(_title(study, name) for name in names), "all that count (IQM)"])
     axes.set_ylim(len(names) + 0.5, -0.5)
     axes.set_xlabel(f"difference to {study.plan.baseline}, {HEADING[study.main_measure]}{_exceptions(study)}")
-    _legend(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -222,7 +222,7 @@ def profiles(study: Study) -> Figure | None:
     axes.set_xlabel(f"final held-out {HEADING[study.main_measure]}, x")
     axes.set_ylabel("share of runs above x")
     axes.set_ylim(-0.03, 1.03)
-    _legend(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -256,7 +256,7 @@ def improvements(study: Study, rows: Sequence[tuple[str, str, Estimate]]) -> Fig
     axes.set_ylim(len(places) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel(f"P(a run scores higher than one of {study.plan.baseline})")
-    _legend(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -303,13 +303,20 @@ def shares(study: Study, arm: str) -> tuple[list[str], np.ndarray, np.ndarray, n
         return None
     names = list(with_models[0]["names"])
     alike = [one for one in with_models if list(one["names"]) == names]
-    grid = np.linspace(0, study.plan.total_steps, GRID + 1)[1:]
+    return names, *resampled(alike, study.plan.total_steps)
+
+
+def resampled(
+    recorded: Sequence[Mapping[str, Any]], total_steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`RunRecord.attention` at GRID common steps: steps [T], weight [runs,T,K], effective [runs,T]."""
+    grid = np.linspace(0, total_steps, GRID + 1)[1:]
     weight = [
         np.stack([np.interp(grid, one["step"], column) for column in np.array(one["weight"], float).T], 1)
-        for one in alike
+        for one in recorded
     ]
-    effective = [np.interp(grid, one["step"], np.array(one["effective"], float)) for one in alike]
-    return names, grid, np.stack(weight), np.stack(effective)
+    effective = [np.interp(grid, one["step"], np.array(one["effective"], float)) for one in recorded]
+    return grid, np.stack(weight), np.stack(effective)
 
 
 def inline_svg(svg: str, name: str, alt: str) -> str:
