@@ -7,7 +7,7 @@ from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
 from durotaxis.ppo.evaluate import EvaluationStep, evaluate, report_seeds, summarize, tuning_seeds
 from durotaxis.ppo.failure import FAILURE, Failure, load_failure, save_failure, with_failure_saved
 from durotaxis.ppo.monitor import Status
-from durotaxis.ppo.protocols import Distribution, Policy, StepResult, World
+from durotaxis.ppo.protocols import Choice, Distribution, Player, Policy, StepResult, World
 from durotaxis.ppo.rollout import Rollout, collect, start
 from durotaxis.ppo.train import Interrupted, train
 from durotaxis.ppo.update import make_optimizer, update
@@ -15,6 +15,7 @@ from durotaxis.ppo.update import make_optimizer, update
 __all__ = [
     "FAILURE",
     "Checkpoint",
+    "Choice",
     "Distribution",
     "EvaluationStep",
     "Failure",
@@ -24,6 +25,7 @@ __all__ = [
     "MonitorConfig",
     "NonFiniteError",
     "PPOConfig",
+    "Player",
     "Policy",
     "RatioError",
     "Rollout",

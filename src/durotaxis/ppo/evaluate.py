@@ -12,7 +12,7 @@ from torch import Tensor
 from durotaxis.core.randomness import Purpose, hash_keys
 from durotaxis.core.struct import Struct
 from durotaxis.ppo.checks import evidence, require_finite
-from durotaxis.ppo.protocols import Distribution, Policy, StepResult, World
+from durotaxis.ppo.protocols import Choice, Player, StepResult, World
 from durotaxis.ppo.tally import Tally, finished_rows, mean_of
 from durotaxis.ppo.value import as_heads
 
@@ -32,7 +32,7 @@ class EvaluationStep:
     episodes: Tensor  # [A] int64, index into the seeds
     lengths: Tensor  # [A] int64, step within the episode, from 0
     observation: Struct  # [A,...] before the step
-    distribution: Distribution
+    distribution: Choice
     action: Any  # [A,...] in the world's units
     value: Tensor  # [A], of the total reward
     result: StepResult  # [B,...]
@@ -52,7 +52,7 @@ def report_seeds(count: int) -> list[int]:
 @torch.no_grad()
 def evaluate(
     world: World,
-    policy: Policy,
+    policy: Player,
     seeds: Sequence[int],
     *,
     deterministic: bool = False,

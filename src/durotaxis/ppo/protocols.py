@@ -100,7 +100,18 @@ class StagedWorld(World, Protocol):
 
 
 @runtime_checkable
-class Distribution(Protocol):
+class Choice(Protocol):
+    """What `evaluate` needs of a batch of action distributions."""
+
+    def sample(self, keys: Tensor) -> Struct:
+        """Draw; keys [B] int64. A pure function of the keys and the distribution's parameters."""
+
+    def mode(self) -> Struct:
+        """The most likely action of every node."""
+
+
+@runtime_checkable
+class Distribution(Choice, Protocol):
     """A batch of action distributions, one factor per node.
 
     An optional attribute `penalty`, a scalar with gradient, is added to the loss.
@@ -110,17 +121,28 @@ class Distribution(Protocol):
     def node_mask(self) -> Tensor:
         """[B,N] bool: which node slots are living. All others contribute exactly 0 everywhere."""
 
-    def sample(self, keys: Tensor) -> Struct:
-        """Draw; keys [B] int64. A pure function of the keys and the distribution's parameters."""
-
-    def mode(self) -> Struct:
-        """The most likely action of every node."""
-
     def log_prob(self, sample: Any) -> Tensor:
         """[B,N] float32, 0 in empty slots."""
 
     def entropy(self) -> tuple[Tensor, Tensor]:
         """Of the kind and of the parameters (times detached p(spawn)), each [B,N], 0 in empty slots."""
+
+
+@runtime_checkable
+class Player(Protocol):
+    """What `evaluate` needs of a policy: it acts, and does not learn."""
+
+    def __call__(self, observation: Any, cached: Any = None) -> tuple[Choice, Tensor]:
+        """What to choose from, and the value: [B], or several that add up, [B,V]."""
+
+    def precompute(self, observation: Any) -> Any:
+        """What to hand back as `cached`."""
+
+    def to_action(self, sample: Any, observation: Any) -> Any:
+        """The world's action, in its units."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation mode."""
 
 
 @runtime_checkable

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from durotaxis.agent import HybridActorCritic
+from durotaxis.agent import ActionDistribution, HybridActorCritic
 from durotaxis.agent.scripted import SCRIPTED, ScriptedPolicy
 from durotaxis.env import DurotaxisEnv, EnvConfig
 from durotaxis.env.substrate import Substrate, stiffness, stiffness_lattice
 from durotaxis.env.types import Action, Colony, Kind, Observation, Transition
-from durotaxis.ppo import EvaluationStep, evaluate
+from durotaxis.ppo import EvaluationStep, StepResult, evaluate
 from durotaxis.records import ACTION_COLUMNS, EPISODE_FORMAT, Episode, EpisodeInfo
 
 PIXELS = 300
@@ -67,7 +67,7 @@ class Recorder:
             rows = self._rows.setdefault(number, [])
             rows.append(_seen(colony, substrate, slot) | _NOTHING_DONE | done)
             if bool(ended[slot]):
-                after = step.result.colony  # type: ignore[attr-defined]  # that of a Transition
+                after = cast(Transition, step.result).colony
                 rows.append(_seen(after, substrate, slot) | _NOTHING_DONE)
                 self._substrates[number] = substrate[slot : slot + 1]
 
@@ -127,7 +127,7 @@ def record_scripted(
         ended = (step.result.terminated | step.result.truncated) & (step.episodes < len(seeds))
         on_end(int(ended.sum()))
 
-    player: Any = _ScriptedPlayer(SCRIPTED[name], world)
+    player = _ScriptedPlayer(SCRIPTED[name], world)
     rows = evaluate(world, player, seeds, whole_batch=True, on_step=on_step, look=recorder.look)
     return recorder.episodes(rows)
 
@@ -148,22 +148,25 @@ def record_agent(
 
 @final
 class _ScriptedPlayer:
-    """A scripted policy where `evaluate` expects a policy and its distribution. Sees the whole batch."""
+    """A scripted policy as `evaluate` plays it; it looks at the world itself, so at the whole batch."""
 
     def __init__(self, policy: ScriptedPolicy, world: DurotaxisEnv) -> None:
         self._policy, self._world = policy, world
 
-    def __call__(self, observation: Observation, cached: None = None) -> tuple[_ScriptedPlayer, Tensor]:
+    def __call__(self, observation: Any, cached: Any = None) -> tuple[_ScriptedPlayer, Tensor]:
         return self, torch.zeros(len(observation.node_mask))
 
     def sample(self, keys: Tensor) -> Action:
+        return self.mode()
+
+    def mode(self) -> Action:
         return self._policy(self._world.colony, self._world.substrate, self._world.config)
 
-    def to_action(self, sample: Action, observation: Observation) -> Action:
-        return sample
-
-    def precompute(self, observation: Observation) -> None:
+    def precompute(self, observation: Any) -> None:
         return None
+
+    def to_action(self, sample: Action, observation: Any) -> Action:
+        return sample
 
     def eval(self) -> None:
         return None
@@ -196,19 +199,20 @@ def _chosen(action: Action, row: int, num: int) -> dict[str, Any]:
     return {"kinds": kinds, "parameters": spawning}
 
 
-def _rewards(result: Any, slot: int) -> dict[str, Any]:
-    transition: Transition = result
-    terms = {f"term/{name}": float(term[slot]) for name, term in transition.terms.items()}
-    return {"reward": float(transition.reward[slot]), **terms}
+def _rewards(result: StepResult, slot: int) -> dict[str, Any]:
+    terms = {f"term/{name}": float(term[slot]) for name, term in result.terms.items()}
+    return {"reward": float(result.reward[slot]), **terms}
 
 
 def _thoughts(step: EvaluationStep, attention_rows: str | None, row: int, nodes: slice) -> dict[str, Any]:
     """Value, entropy and attention of one colony; `nodes` are its rows among the living nodes of all."""
+    distribution = cast(ActionDistribution, step.distribution)
     weights: Tensor | None = None
     if attention_rows is not None:
-        attention: Tensor = step.distribution.attention  # type: ignore[attr-defined]
+        attention = distribution.attention
+        assert attention is not None
         weights = attention[nodes] if attention_rows == "node" else attention[row : row + 1]
-    kind, parameters = (part[row].sum() for part in step.distribution.entropy())
+    kind, parameters = (part[row].sum() for part in distribution.entropy())
     return {
         "value": float(step.value[row]),
         "entropy": float(kind + parameters) / max(1, nodes.stop - nodes.start),
