@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 VERBS = {
     "train",
     "evaluate",
+    "export",
     "distill",
     "pretrain",
     "scenario list",

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from durotaxis.cli import config, evaluation, ptm, scenario, study, training
+from durotaxis.cli import config, evaluation, export, ptm, scenario, study, training
 from durotaxis.cli.shared import INTERRUPTED, USER_FAULT, refuse, refuse_error
 from durotaxis.console import make_console, table
 from durotaxis.core.errors import UserError
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(training.group)
 app.add_typer(evaluation.group)
+app.add_typer(export.group)
 for _name, _group in {
     "scenario": scenario.group,
     "study": study.group,
