@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from durotaxis.records import (
 )
 from durotaxis.study.episode import record_agent, record_scripted
 from durotaxis.study.evaluation import Candidate, open_run, other_scenario
+from durotaxis.study.provenance import own_version
 
 REFERENCES = "references"
 MADE = "made.json"
@@ -178,7 +178,7 @@ def _scripted_reference(
 
 
 def _where(world: EnvConfig) -> dict[str, Any]:
-    return {"env": world.model_dump(mode="json"), "format": EPISODE_FORMAT, "version": version("durotaxis")}
+    return {"env": world.model_dump(mode="json"), "format": EPISODE_FORMAT, "version": own_version()}
 
 
 def _kept(
