@@ -28,6 +28,7 @@ VERBS = {
     "render",
     "replay",
     "analyse",
+    "export",
     "distill",
     "pretrain",
     "scenario list",

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from durotaxis.cli import analyse, config, evaluation, ptm, render, replay, scenario, study, training
+from durotaxis.cli import analyse, config, evaluation, export, ptm, render, replay, scenario, study, training
 from durotaxis.cli.shared import INTERRUPTED, USER_FAULT, refuse, refuse_error
 from durotaxis.console import make_console, table
 from durotaxis.core.errors import UserError
@@ -30,6 +30,7 @@ app.add_typer(evaluation.group)
 app.add_typer(render.group)
 app.add_typer(replay.group)
 app.add_typer(analyse.group)
+app.add_typer(export.group)
 for _name, _group in {
     "scenario": scenario.group,
     "study": study.group,

@@ -139,16 +139,25 @@ def record_agent(
     seeds: Sequence[int],
     policy: str = "agent",
     trained_steps: int | None = None,
+    deterministic: bool = False,
 ) -> list[Episode]:
     """One recorded episode of an agent per seed, played as `evaluate` plays it.
 
     Args:
         policy: what the records are to call it.
         trained_steps: how long it was trained, for the records.
+        deterministic: the mode instead of a sample.
     """
     world = DurotaxisEnv(config, len(seeds), next(agent.parameters()).device, validate=False)
     recorder = Recorder(world, len(seeds), policy, agent, trained_steps)
-    rows = evaluate(world, agent, seeds, on_step=recorder.on_step, look=recorder.look)
+    rows = evaluate(
+        world,
+        agent,
+        seeds,
+        deterministic=deterministic,
+        on_step=recorder.on_step,
+        look=recorder.look,
+    )
     return recorder.episodes(rows)
 
 

@@ -1,0 +1,220 @@
+"""Episodes that a run's own are compared with: scripted policies in its world, and all without a gradient.
+
+    references/<scenario>-<policy>/made.json     what was played: who, where, on which seeds
+    references/<scenario>-<policy>/episodes/     as of a run
+
+They are made once. Whether those that lie there still fit is decided by `made.json`, which is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from durotaxis.core.errors import UserError
+from durotaxis.env import EnvConfig, reset
+from durotaxis.env.substrate import SubstrateConfig, stiffness
+from durotaxis.records import (
+    EPISODE_FORMAT,
+    Episode,
+    EpisodeInfo,
+    RunDirectory,
+    cannot_write,
+    episode_numbers,
+    write_episodes,
+    write_json,
+)
+from durotaxis.study.episode import record_agent, record_scripted
+from durotaxis.study.evaluation import Candidate, open_run, other_scenario
+from durotaxis.study.provenance import own_version
+
+REFERENCES = "references"
+MADE = "made.json"
+SCRIPTED_REFERENCES = ("random", "delete-left")
+NULL = "uniform"
+"""The scenario without a gradient."""
+SAME_PLACE = 1e-3
+"""µm and kPa: recorded and computed values may differ by so much, from one device to another."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Recorded episodes of one policy in one world."""
+
+    policy: str
+    place: Path  # holds the folder of episodes
+    numbers: Sequence[int]  # of the episodes, in the order of the seeds asked for
+
+
+def make_references(
+    run: RunDirectory, episodes: Sequence[Episode], say: Callable[[str], None] = lambda line: None
+) -> list[Reference]:
+    """Record what a run's episodes are compared with, as far as it does not lie there.
+
+    Args:
+        episodes: recorded ones of the run.
+        say: told what is being recorded.
+
+    Returns:
+        The scripted policies in the run's world; then the agent and the scripted policies in the null world,
+        unless that is the run's own.
+
+    Raises:
+        UserError: the checkpoint that played is gone or was trained on, or the world cannot be made again.
+        RecordError: a folder cannot be written.
+    """
+    candidate = player_of(run, episodes)
+    own = played_world(candidate, episodes)
+    worlds = [own] if own.scenario == NULL else [own, null_world(own)]
+    seeds = [episode.info.seed for episode in episodes]
+    references = []
+    for world in worlds:
+        if world is not own:
+            references.append(_agent_reference(candidate, world, seeds, episodes[0].info.deterministic, say))
+        for name in SCRIPTED_REFERENCES:
+            references.append(_scripted_reference(run, name, world, seeds, say))
+    return references
+
+
+def player_of(run: RunDirectory, episodes: Sequence[Episode]) -> Candidate:
+    """The agent that played recorded episodes of a run.
+
+    Raises:
+        UserError: no agent did, its checkpoint is gone, or it has been trained on since.
+    """
+    info = episodes[0].info
+    again = f"record them again: durotaxis evaluate {run.path}"
+    if info.trained_steps is None:
+        raise UserError(f"{run.path}: its episodes were played by {info.policy}, not by its agent; {again}")
+    candidate = open_run(run.checkpoints / Path(info.policy).name)
+    if candidate.step != info.trained_steps:
+        raise UserError(
+            f"{run.path}: its episodes were played after {info.trained_steps:,} steps of training, "
+            f"{candidate.checkpoint_path.name} has {candidate.step:,}; {again}"
+        )
+    return candidate
+
+
+def played_world(candidate: Candidate, episodes: Sequence[Episode]) -> EnvConfig:
+    """The world in which a run's agent played recorded episodes.
+
+    Records hold its scenario, but not the values that were changed on the command line. Whether there were
+    any is seen from the starts of the episodes: places, stiffness, goal, and limits.
+
+    Raises:
+        UserError: the world of the run's configuration is another one.
+    """
+    info, env = episodes[0].info, candidate.config.env
+    config = env if info.scenario == env.scenario else other_scenario(env, info.scenario)
+    seeds = torch.tensor([episode.info.seed for episode in episodes], dtype=torch.int64)
+    colony, substrate = reset(config, seeds)
+    local = stiffness(colony.position, substrate)
+    length = float(substrate.extent[0, 0])
+    facts = {
+        "minutes_per_step": (info.minutes_per_step, config.minutes_per_step),
+        "critical_nodes": (info.critical_nodes, config.critical_nodes),
+        "goal": (info.goal, length * (1.0 - config.goal_margin)),
+    }
+    odd = [name for name, (recorded, made) in facts.items() if not np.isclose(recorded, made)]
+    if not all(_may_have_ended(episode.info, config) for episode in episodes):
+        odd.append("max_steps")
+    for row, episode in enumerate(episodes):
+        start, num = episode.steps[0], config.num_initial_nodes
+        here = torch.cat([colony.position[row, :num], local[row, :num, None]], dim=1).numpy()
+        there = np.array([[*xy, e] for xy, e in zip(start["nodes"], start["stiffness"], strict=True)])
+        if here.shape != there.shape or not np.allclose(here, there, atol=SAME_PLACE):
+            odd.append(f"the start of seed {episode.info.seed}")
+            break
+    if odd:
+        raise UserError(
+            f"{candidate.run.path}: its episodes were recorded in another world than that of its "
+            f"configuration ({', '.join(odd)}); record them again: durotaxis evaluate {candidate.run.path}"
+        )
+    return config
+
+
+def _may_have_ended(info: EpisodeInfo, config: EnvConfig) -> bool:
+    """Whether an episode is as long as the step limit lets it be."""
+    is_cut = info.reason == "max_steps"
+    return info.length == config.max_steps if is_cut else info.length <= config.max_steps
+
+
+def null_world(config: EnvConfig) -> EnvConfig:
+    """The same world on the substrate of the scenario `uniform`, of the same size and direction."""
+    flat = SubstrateConfig(kind="uniform", size=config.substrate.size, direction=config.substrate.direction)
+    return config.model_copy(update={"scenario": NULL, "substrate": flat})
+
+
+def _agent_reference(
+    candidate: Candidate, world: EnvConfig, seeds: list[int], deterministic: bool, say: Callable[[str], None]
+) -> Reference:
+    made = {
+        "policy": "agent",
+        "checkpoint": candidate.checkpoint_path.name,
+        "sha256": hashlib.sha256(candidate.checkpoint_path.read_bytes()).hexdigest(),
+        "deterministic": deterministic,
+        **_where(world),
+    }
+
+    def record() -> list[Episode]:
+        path = str(candidate.checkpoint_path)
+        return record_agent(candidate.policy, world, seeds, path, candidate.step, deterministic)
+
+    return _kept(candidate.run, "agent", world, made, seeds, record, say)
+
+
+def _scripted_reference(
+    run: RunDirectory, name: str, world: EnvConfig, seeds: list[int], say: Callable[[str], None]
+) -> Reference:
+    made = {"policy": name, **_where(world)}
+    return _kept(run, name, world, made, seeds, lambda: record_scripted(name, world, seeds), say)
+
+
+def _where(world: EnvConfig) -> dict[str, Any]:
+    return {"env": world.model_dump(mode="json"), "format": EPISODE_FORMAT, "version": own_version()}
+
+
+def _kept(
+    run: RunDirectory,
+    policy: str,
+    world: EnvConfig,
+    made: dict[str, Any],
+    seeds: list[int],
+    record: Callable[[], list[Episode]],
+    say: Callable[[str], None],
+) -> Reference:
+    """The reference that lies there, if it was made in the same way of these seeds; else a new one."""
+    place = run.path / REFERENCES / f"{world.scenario}-{policy}"
+    known = _read_made(place)
+    there = known.pop("seeds", [])
+    if known != made or not set(seeds) <= set(there) or episode_numbers(place) != list(range(len(there))):
+        say(f"recording {policy} in {world.scenario}, {len(seeds)} episodes")
+        there = seeds
+        fresh = record()
+        _forget_made(place)
+        write_episodes(place, fresh)
+        write_json(place / MADE, {**made, "seeds": seeds})
+    return Reference(policy, place, [there.index(seed) for seed in seeds])
+
+
+def _read_made(place: Path) -> dict[str, Any]:
+    """What is said of a reference; nothing where there is none, or only a part of one."""
+    try:
+        found = json.loads((place / MADE).read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _forget_made(place: Path) -> None:
+    try:
+        (place / MADE).unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(place, error) from error
