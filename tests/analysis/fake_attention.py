@@ -64,6 +64,7 @@ def episode(
         format=1,
         seed=seed,
         scenario="stripes",
+        env={},
         policy="made up",
         trained_steps=1000,
         deterministic=False,

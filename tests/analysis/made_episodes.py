@@ -57,6 +57,7 @@ INFO: Mapping[str, Any] = {
     "format": 1,
     "seed": 7,
     "scenario": "linear",
+    "env": {},
     "policy": "agent",
     "trained_steps": None,
     "deterministic": False,

@@ -66,6 +66,7 @@ def episode(
         "format": EPISODE_FORMAT,
         "seed": 2_000_000,
         "scenario": "quick",
+        "env": {},
         "policy": "delete-left" if scripted else "runs/<made up>/checkpoints/best.pt",
         "trained_steps": None if scripted else 76_800,
         "deterministic": False,

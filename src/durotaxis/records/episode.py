@@ -47,6 +47,7 @@ class EpisodeInfo:
     format: int
     seed: int
     scenario: str
+    env: Mapping[str, Any]
     policy: str
     trained_steps: int | None
     deterministic: bool

@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -182,6 +183,7 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         Column("format", "int", "version of this description"),
         Column("seed", "int64", "of the episode"),
         Column("scenario", "name", "the world; `changed` after it where it is not as it ships, `map <file>`"),
+        Column("env", "varies", "configuration of the world, resolved"),
         Column("policy", "text", "who played: a checkpoint, or a scripted policy"),
         Column("trained_steps", "steps", "environment steps it was trained for; null for a scripted policy"),
         Column("deterministic", "true/false", "the mode instead of a sample"),
@@ -238,7 +240,12 @@ def schema_table() -> str:
 
 def unknown_columns(file: str, row: Mapping[str, Any]) -> list[str]:
     """Keys of `row` that the schema of `file` does not name."""
-    return [key for key in row if not any(column.matches(key) for column in SCHEMA[file])]
+    return [key for key in row if not _is_known(file, key)]
+
+
+@cache
+def _is_known(file: str, key: str) -> bool:
+    return any(column.matches(key) for column in SCHEMA[file])
 
 
 def without_wall_clock(file: str, row: Mapping[str, Any]) -> dict[str, Any]:

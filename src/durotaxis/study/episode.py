@@ -90,6 +90,7 @@ class Recorder:
             format=EPISODE_FORMAT,
             seed=result["seed"],
             scenario=world_name(config),
+            env=config.model_dump(mode="json"),
             policy=self._policy,
             trained_steps=self._trained_steps,
             deterministic=result["deterministic"],

@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from durotaxis.core.errors import UserError
-from durotaxis.env import EnvConfig, reset
-from durotaxis.env.substrate import SubstrateConfig, stiffness
+from durotaxis.env import EnvConfig
+from durotaxis.env.substrate import SubstrateConfig
+from durotaxis.fusion.config import validated
 from durotaxis.records import (
     EPISODE_FORMAT,
     Episode,
-    EpisodeInfo,
     RunDirectory,
     cannot_write,
     episode_numbers,
@@ -32,16 +29,15 @@ from durotaxis.records import (
     write_json,
 )
 from durotaxis.study.episode import record_agent, record_scripted
-from durotaxis.study.evaluation import Candidate, open_run, other_scenario
+from durotaxis.study.evaluation import Candidate, file_name, open_run
 from durotaxis.study.provenance import own_version
+from durotaxis.study.score import world_name
 
 REFERENCES = "references"
 MADE = "made.json"
 SCRIPTED_REFERENCES = ("random", "delete-left")
 NULL = "uniform"
 """The scenario without a gradient."""
-SAME_PLACE = 1e-3
-"""µm and kPa: recorded and computed values may differ by so much, from one device to another."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def make_references(
         RecordError: a folder cannot be written.
     """
     candidate = player_of(run, episodes)
-    own = played_world(candidate, episodes)
+    own = played_world(episodes[0])
     worlds = [own] if own.scenario == NULL else [own, null_world(own)]
     seeds = [episode.info.seed for episode in episodes]
     references = []
@@ -102,54 +98,20 @@ def player_of(run: RunDirectory, episodes: Sequence[Episode]) -> Candidate:
     return candidate
 
 
-def played_world(candidate: Candidate, episodes: Sequence[Episode]) -> EnvConfig:
-    """The world in which a run's agent played recorded episodes.
-
-    Records hold its scenario, but not the values that were changed on the command line. Whether there were
-    any is seen from the starts of the episodes: places, stiffness, goal, and limits.
+def played_world(episode: Episode) -> EnvConfig:
+    """The world in which an episode was recorded.
 
     Raises:
-        UserError: the world of the run's configuration is another one.
+        UserError: this version has no such world.
     """
-    info, env = episodes[0].info, candidate.config.env
-    config = env if info.scenario == env.scenario else other_scenario(env, info.scenario)
-    seeds = torch.tensor([episode.info.seed for episode in episodes], dtype=torch.int64)
-    colony, substrate = reset(config, seeds)
-    local = stiffness(colony.position, substrate)
-    length = float(substrate.extent[0, 0])
-    facts = {
-        "minutes_per_step": (info.minutes_per_step, config.minutes_per_step),
-        "critical_nodes": (info.critical_nodes, config.critical_nodes),
-        "goal": (info.goal, length * (1.0 - config.goal_margin)),
-    }
-    odd = [name for name, (recorded, made) in facts.items() if not np.isclose(recorded, made)]
-    if not all(_may_have_ended(episode.info, config) for episode in episodes):
-        odd.append("max_steps")
-    for row, episode in enumerate(episodes):
-        start, num = episode.steps[0], config.num_initial_nodes
-        here = torch.cat([colony.position[row, :num], local[row, :num, None]], dim=1).numpy()
-        there = np.array([[*xy, e] for xy, e in zip(start["nodes"], start["stiffness"], strict=True)])
-        if here.shape != there.shape or not np.allclose(here, there, atol=SAME_PLACE):
-            odd.append(f"the start of seed {episode.info.seed}")
-            break
-    if odd:
-        raise UserError(
-            f"{candidate.run.path}: its episodes were recorded in another world than that of its "
-            f"configuration ({', '.join(odd)}); record them again: durotaxis evaluate {candidate.run.path}"
-        )
-    return config
-
-
-def _may_have_ended(info: EpisodeInfo, config: EnvConfig) -> bool:
-    """Whether an episode is as long as the step limit lets it be."""
-    is_cut = info.reason == "max_steps"
-    return info.length == config.max_steps if is_cut else info.length <= config.max_steps
+    return validated(EnvConfig, **episode.info.env)
 
 
 def null_world(config: EnvConfig) -> EnvConfig:
     """The same world on the substrate of the scenario `uniform`, of the same size and direction."""
     flat = SubstrateConfig(kind="uniform", size=config.substrate.size, direction=config.substrate.direction)
-    return config.model_copy(update={"scenario": NULL, "substrate": flat})
+    reward = EnvConfig(scenario=NULL).reward
+    return config.model_copy(update={"scenario": NULL, "substrate": flat, "reward": reward})
 
 
 def _agent_reference(
@@ -191,11 +153,12 @@ def _kept(
     say: Callable[[str], None],
 ) -> Reference:
     """The reference that lies there, if it was made in the same way of these seeds; else a new one."""
-    place = run.path / REFERENCES / f"{world.scenario}-{policy}"
+    name = world_name(world)
+    place = run.path / REFERENCES / f"{file_name(name)}-{policy}"
     known = _read_made(place)
     there = known.pop("seeds", [])
     if known != made or not set(seeds) <= set(there) or episode_numbers(place) != list(range(len(there))):
-        say(f"recording {policy} in {world.scenario}, {len(seeds)} episodes")
+        say(f"recording {policy} in {name}, {len(seeds)} episodes")
         there = seeds
         fresh = record()
         _forget_made(place)
