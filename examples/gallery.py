@@ -16,6 +16,7 @@ from pathlib import Path
 
 from durotaxis import cli
 from durotaxis.agent.scripted import SCRIPTED
+from durotaxis.analysis import attention_figure, learning_curve, load_run
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig
 from durotaxis.env.render import Style, film
@@ -113,8 +114,77 @@ def agents(pictures: Path, runs: Path) -> list[Figure]:
         found.append(
             Figure(name, f"{agent} on {info.scenario}", caption, f"durotaxis render {run} --episode {number}")
         )
+    found += [
+        Figure(
+            "steps.png",
+            "One step, at 480 pixels",
+            "Step 40 of the same episode of the WSA agent; with `--colour-by age` nodes darken as they age.",
+            f"durotaxis render {wsa} --episode {number} --step 40 --width 480 --colour-by age",
+        )
+    ]
+    durotaxis(
+        *("render", wsa, "--episode", number, "--step", min(40, read_episode(wsa, number).info.length)),
+        *("--width", 480, "--colour-by", "age", "--out", pictures / "steps.png"),
+    )
     durotaxis("replay", wsa, "--episode", number, "--beside", baseline, "--out", pictures / "replay.html")
-    return found
+    return [*found, *curves(pictures, wsa), *analyses(pictures, wsa)]
+
+
+def curves(pictures: Path, run: Path) -> list[Figure]:
+    """How a training went."""
+    learning_curve(load_run(run), pictures / "learning-curve.png")
+    attention_figure(load_run(run), pictures / "attention.png")
+    return [
+        Figure(
+            "learning-curve.png",
+            "A training",
+            "Return, success and front progress of the WSA agent's training episodes, and its evaluations.",
+            "durotaxis.analysis.learning_curve",
+        ),
+        Figure(
+            "attention.png",
+            "Attention over training",
+            "Mean attention to each model while the agent learns.",
+            "durotaxis.analysis.attention_figure",
+        ),
+    ]
+
+
+def analyses(pictures: Path, run: Path) -> list[Figure]:
+    """Which model leads where, what each is worth, and how the colony migrates."""
+    folder = run / "analysis"
+    durotaxis("analyse", run)
+    durotaxis("analyse", run, "metrics")
+    command = f"durotaxis analyse {run}"
+    chosen = [
+        Figure(
+            "attention-factors.png",
+            "Which model leads where",
+            "Attention in bins of what the colony and its ground are like, with 95 % intervals over episodes.",
+            command,
+        ),
+        Figure(
+            "attention-worth.png",
+            "What each model is worth",
+            "What closing a model changes, what it does alone, and its Shapley value, on the same episodes.",
+            command,
+        ),
+        Figure(
+            "metrics.png",
+            "How the colony migrates",
+            "Metrics of the agent and of two scripted policies, in its own world and in one without a gradient.",
+            f"{command} metrics",
+        ),
+        Figure(
+            "metrics-msd.png",
+            "Mean squared displacement",
+            "Of the centroids, with the exponent; 1 is a random walk, 2 a straight one.",
+            f"{command} metrics",
+        ),
+    ]
+    for figure in chosen:
+        shutil.copy(folder / figure.file, pictures / figure.file)
+    return chosen
 
 
 def median_episode(episodes: Sequence[Episode]) -> int:
@@ -136,6 +206,11 @@ def text_of(figures: Sequence[Figure], runs: Path) -> str:
         "python examples/gallery.py   # trains both agents first: about 15 minutes on two CPU cores",
         "```",
     ]
+    lines += [
+        "",
+        "The two agents in the same episode, to play in a browser: [replay.html](gallery/replay.html)",
+    ]
+    lines += ["(save it and open it; [replay.md](replay.md) says what it shows)."]
     for figure in figures:
         lines += ["", f"## {figure.title}", "", f"![{figure.title}](gallery/{figure.file})", ""]
         lines += [figure.caption, "", f"`{figure.command}`"]

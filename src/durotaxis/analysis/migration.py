@@ -25,7 +25,7 @@ from durotaxis.analysis.metrics import (
 )
 from durotaxis.analysis.stats import CONFIDENCE, Estimate, Sample, mean_interval, t_interval, wilson
 from durotaxis.analysis.tracks import centroids_of, tracks_of
-from durotaxis.records import Column, read_episode
+from durotaxis.records import Column, Episode, read_episode
 
 NULL = "uniform"
 """The scenario without a gradient."""
@@ -108,7 +108,11 @@ def load_group(place: Path, policy: str, numbers: Sequence[int]) -> Group:
     Raises:
         RecordError: as `read_episode`.
     """
-    episodes = [read_episode(place, number) for number in numbers]
+    return group_of([read_episode(place, number) for number in numbers], policy, numbers)
+
+
+def group_of(episodes: Sequence[Episode], policy: str, numbers: Sequence[int]) -> Group:
+    """A group from episodes; see `load_group`."""
     tracks = [tracks_of(episode, number) for episode, number in zip(episodes, numbers, strict=True)]
     colonies = [centroids_of(*pair) for pair in zip(episodes, tracks, strict=True)]
     return Group(

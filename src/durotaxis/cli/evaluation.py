@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -57,15 +58,29 @@ def evaluate(
         result = evaluate_run(job, seeds, deterministic, advance, num_recorded=record)
     references = samples_of_scores(scenario_scores(job.config.env), NORMALISERS)
     summary = summarise("agent", result.rows, *references)
-    write_json(path, {"summary": dataclasses.asdict(summary), **result.to_json()})
+    found = {"summary": dataclasses.asdict(summary), **result.to_json()}
+    write_json(path, found)
     console.print(f"{job.checkpoint_path} on {job.world}, {seeds} held-out episodes", markup=False)
     typer.echo(text_table([summary]))
     if result.recorded:
         folder = write_episodes(job.run.path, result.recorded)
+        write_json(path, {**found, "migration": _migration(result.recorded)})
         console.print(f"{len(result.recorded)} episodes step by step: {folder}", markup=False, soft_wrap=True)
     if films:
         _film(console, job.run.path / FIGURES, result.recorded)
     console.print(f"written to {path}", markup=False, soft_wrap=True)
+
+
+def _migration(episodes: Sequence[Episode]) -> list[dict[str, object]]:
+    """Print how the recorded episodes migrate; returns a row of metrics per episode, undefined ones null."""
+    from durotaxis.analysis.migration import episode_rows, findings, group_of, summary_text
+
+    group = group_of(episodes, "agent", range(len(episodes)))
+    typer.echo(summary_text([group], findings([group])))
+    rows = episode_rows([group])
+    return [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows
+    ]
 
 
 def _film(console: Console, folder: Path, episodes: Sequence[Episode]) -> None:

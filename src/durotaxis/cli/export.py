@@ -44,7 +44,9 @@ def export(
     episode: Annotated[
         list[int] | None, typer.Option(help="Number of a recorded episode, from 0; repeatable; default all.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; default `exports` in the run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; default `exports` in the run, `policy` for a policy.")
+    ] = None,
     form: Annotated[
         str | None,
         typer.Option(
