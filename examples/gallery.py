@@ -9,6 +9,7 @@ Trainings are kept in runs/gallery and gone on with, so that a second call only 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,18 +115,12 @@ def agents(pictures: Path, runs: Path) -> list[Figure]:
         found.append(
             Figure(name, f"{agent} on {info.scenario}", caption, f"durotaxis render {run} --episode {number}")
         )
-    found += [
-        Figure(
-            "steps.png",
-            "One step, at 480 pixels",
-            "Step 40 of the same episode of the WSA agent; with `--colour-by age` nodes darken as they age.",
-            f"durotaxis render {wsa} --episode {number} --step 40 --width 480 --colour-by age",
-        )
-    ]
-    durotaxis(
-        *("render", wsa, "--episode", number, "--step", min(40, read_episode(wsa, number).info.length)),
-        *("--width", 480, "--colour-by", "age", "--out", pictures / "steps.png"),
-    )
+    step = min(40, read_episode(wsa, number).info.length)
+    options = ("--episode", number, "--step", step, "--width", 480, "--colour-by", "age")
+    durotaxis("render", wsa, *options, "--out", pictures / "step.png")
+    command = f"durotaxis render {wsa} {' '.join(map(str, options))}"
+    caption = f"Step {step} of the same episode of the WSA agent; nodes darken as they age."
+    found.append(Figure("step.png", "One step, 480 pixels wide", caption, command))
     durotaxis("replay", wsa, "--episode", number, "--beside", baseline, "--out", pictures / "replay.html")
     return [*found, *curves(pictures, wsa), *analyses(pictures, wsa)]
 
@@ -160,7 +155,7 @@ def analyses(pictures: Path, run: Path) -> list[Figure]:
         Figure(
             "attention-factors.png",
             "Which model leads where",
-            "Attention in bins of what the colony and its ground are like, with 95 % intervals over episodes.",
+            "Attention in bins of what colony and ground are like, with 95 % intervals over episodes.",
             command,
         ),
         Figure(
@@ -172,7 +167,7 @@ def analyses(pictures: Path, run: Path) -> list[Figure]:
         Figure(
             "metrics.png",
             "How the colony migrates",
-            "Metrics of the agent and of two scripted policies, in its own world and in one without a gradient.",
+            "The agent and two scripted policies, in its own world and in one without a gradient.",
             f"{command} metrics",
         ),
         Figure(
