@@ -27,7 +27,7 @@ from durotaxis.analysis.stats import CONFIDENCE, Estimate, Sample, mean_interval
 from durotaxis.analysis.tracks import centroids_of, tracks_of
 from durotaxis.records import Column, Episode, read_episode
 
-NULL = "uniform"
+NULL = ("uniform", "uniform changed")
 """The scenario without a gradient."""
 
 SUMMARY_COLUMNS = (
@@ -147,9 +147,11 @@ def comparisons(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
 
     Every policy with itself in the null world, then the first group with the others of its own world.
     """
-    own, null = groups[0].scenario, {group.policy: group for group in groups if group.scenario == NULL}
+    own, null = groups[0].scenario, {group.policy: group for group in groups if group.scenario in NULL}
     played = [group for group in groups if group.scenario == own]
-    against_null = [(group, null[group.policy]) for group in played if own != NULL and group.policy in null]
+    against_null = [
+        (group, null[group.policy]) for group in played if own not in NULL and group.policy in null
+    ]
     return against_null + [(groups[0], group) for group in played[1:]]
 
 
