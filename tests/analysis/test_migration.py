@@ -14,7 +14,6 @@ from analysis.made_episodes import ALONE, BEGINS_ANEW, DIES_OUT, FAMILY, ONE_STE
 from durotaxis.analysis import migration_figures
 from durotaxis.analysis.metrics import METRIC_COLUMNS, NUMBERS
 from durotaxis.analysis.migration import (
-    NULL,
     SUMMARY_COLUMNS,
     Group,
     all_turning_angles,
@@ -56,7 +55,12 @@ def groups(tmp_path_factory) -> list[Group]:
     place = tmp_path_factory.mktemp("groups")
     made = []
     for index, (policy, scenario, speed) in enumerate(
-        [("agent", "linear", 1.0), ("random", "linear", 0.0), ("agent", NULL, 0.3), ("random", NULL, 0.0)]
+        [
+            ("agent", "linear", 1.0),
+            ("random", "linear", 0.0),
+            ("agent", "uniform", 0.3),
+            ("random", "uniform", 0.0),
+        ]
     ):
         seeds = range(20, 24)
         episodes = [
@@ -85,8 +89,8 @@ def test_a_group_holds_its_episodes(groups):
 def test_who_is_compared_with_whom(groups):
     names = [(a.name, b.name) for a, b in comparisons(groups)]
     assert names == [
-        ("agent in linear", f"agent in {NULL}"),
-        ("random in linear", f"random in {NULL}"),
+        ("agent in linear", f"agent in {'uniform'}"),
+        ("random in linear", f"random in {'uniform'}"),
         ("agent in linear", "random in linear"),
     ]
     flat = [groups[2], groups[3]]
