@@ -89,8 +89,8 @@ def test_a_group_holds_its_episodes(groups):
 def test_who_is_compared_with_whom(groups):
     names = [(a.name, b.name) for a, b in comparisons(groups)]
     assert names == [
-        ("agent in linear", f"agent in {'uniform'}"),
-        ("random in linear", f"random in {'uniform'}"),
+        ("agent in linear", "agent in uniform"),
+        ("random in linear", "random in uniform"),
         ("agent in linear", "random in linear"),
     ]
     flat = [groups[2], groups[3]]
