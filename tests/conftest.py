@@ -1,7 +1,7 @@
 """One thread, and shape and type checks on every function of the package while the tests run.
 
 The checks nearly double the time of a training, so tests marked `unchecked`, which play the whole program and
-look at what it leaves, do without; each function that they pass through is called with checks elsewhere.
+look at what it leaves, do without; most of what they run is called with checks in other tests.
 `DUROTAXIS_NO_SHAPE_CHECKS=1` switches them off everywhere (`torch.compile(fullgraph=True)` needs that).
 """
 

@@ -306,7 +306,7 @@ def test_interrupting_saves_and_resuming_equals_going_through(call, monkeypatch,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "training_view", lambda _: _as_context(press_once))
+        patch.setattr(cli.training, "training_view", lambda _: _as_context(press_once))
         code, out, _ = call("train", *SMALL, "run.directory=run")
     assert code == 130
     assert "interrupted at step 32" in out

@@ -13,8 +13,6 @@ from durotaxis.records import RecordError
 from durotaxis.study import deploy
 from durotaxis.study.evaluation import open_run
 
-pytestmark = pytest.mark.unchecked
-
 
 def test_the_program_plays_the_exported_policy_elsewhere(recorded_run, tmp_path, capsys):
     """Its episode ends as one that is played here with the run's own policy and the same draws."""

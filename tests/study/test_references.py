@@ -24,6 +24,8 @@ from durotaxis.study import episode as episode_module
 from durotaxis.study import references
 from durotaxis.study.references import MADE, Reference, make_references, null_world, played_world, player_of
 
+pytestmark = pytest.mark.unchecked
+
 SMALL = [
     "env.scenario=moat",
     "env.max_steps=8",

@@ -22,6 +22,8 @@ from durotaxis.study.probe import default_episodes, known_probe, linear_cka, onl
 from durotaxis.study.run import prepare
 from study.study_cases import TINY
 
+pytestmark = pytest.mark.unchecked
+
 SEEDS = 3
 
 

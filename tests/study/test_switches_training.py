@@ -9,6 +9,8 @@ from durotaxis import records
 from durotaxis.ppo import Interrupted
 from durotaxis.study.run import prepare, prepare_resume
 
+pytestmark = pytest.mark.unchecked
+
 TINY = (
     "ppo.num_colonies=4",
     "ppo.rollout_steps=4",
