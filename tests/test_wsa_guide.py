@@ -33,7 +33,7 @@ SHORTER = {
     ],
     "evaluate": ["--seeds", "2", "env.max_steps=6"],
     "render": ["--max-frames", "3"],
-    "analyse": ["--seeds", "2"],
+    "analyse": ["--seeds", "3"],
 }
 SHORTER["study"] = [
     *("seeds=[0]", "overrides.training.total_steps=64"),
