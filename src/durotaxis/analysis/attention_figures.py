@@ -218,7 +218,7 @@ def worth_figure(group: Group) -> Figure | None:
             axes.plot([value.mean], [row], style["marker"], color=style["color"], markersize=6)
         axes.set_title(title, fontsize=9.5)
         axes.grid(axis="y", visible=False)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.set_xlabel(below)
     grid[0].set_yticks(range(len(found)), [worth.ptm for worth in found])
     grid[0].set_ylim(len(found) - 0.5, -0.5)
