@@ -3,7 +3,7 @@
     python examples/gallery.py
     python examples/gallery.py --out runs/gallery/page training.total_steps=4608
 
-Trainings are kept in runs/gallery and gone on with, so that a second call only draws.
+Trainings are kept in runs/gallery and gone on with. A training that was made with other values is refused.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from pathlib import Path
 from durotaxis import cli
 from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.analysis import attention_figure, learning_curve, load_run
+from durotaxis.core.config import load_config, to_yaml
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig
 from durotaxis.env.render import Style, film
 from durotaxis.records import Episode, RecordError, RunDirectory, read_episode, read_episodes, write_atomic
+from durotaxis.study.config import RootConfig
 from durotaxis.study.episode import record_scripted
 from durotaxis.study.film import frames_of
+from durotaxis.study.run import differences
 
 CONFIGS = Path("configs/gallery")
 AGENTS = ("wsa", "baseline")
@@ -82,7 +85,12 @@ def train(config: Path, run: Path, overrides: Sequence[str]) -> None:
     """Train an agent, or go on where it was; a finished one stays."""
     if not run.exists():
         durotaxis("train", "--config", config, f"run.directory={run}", *overrides)
-    elif not RunDirectory.open(run).is_done:
+        return
+    kept = RunDirectory.open(run)
+    wanted = load_config(config, RootConfig, overrides).settled()
+    if changes := differences(kept.config_text, to_yaml(wanted)):
+        raise UserError(f"{run} was trained with other values of {', '.join(changes)}; remove it first")
+    if not kept.is_done:
         durotaxis("train", "--resume", run)
 
 

@@ -233,7 +233,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         (lambda: film([], scene, tmp_path / "a.gif"), "no frames"),
         (lambda: film(frames, scene, tmp_path / "a.avi"), r"a\.avi must end in \.gif"),
         (lambda: film(frames, scene, tmp_path / "file" / "a.gif"), "cannot write"),
-        (lambda: film(frames, scene, tmp_path / "a.gif", frames_per_second=0.0), "frames_per_second"),
+        (lambda: film(frames, scene, tmp_path / "a.gif", frames_per_second=0.0), "0 frames per second"),
         (lambda: film(frames, scene, tmp_path / "a.gif", max_frames=1), "max_frames"),
         (lambda: draw(frames[0], scene, Style(100)), "480"),
         (lambda: draw(frames[0], make_scene(stiffness=np.full((2, 2), np.nan))), "finite matrix"),

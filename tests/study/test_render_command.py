@@ -69,7 +69,7 @@ def test_a_run_without_records_plays_and_says_so(recorded_run, call):
     code, out, _ = call("render", recorded_run, "--max-frames", 3)
     assert code == 0
     assert "no recorded episodes in run: playing the first held-out one" in out
-    assert (recorded_run / "figures" / "seed-2000000.gif").is_file()
+    assert [path.name for path in (recorded_run / "figures").glob("*-last-2000000.gif")]
 
 
 def test_a_checkpoint_in_another_world(recorded_run, call):
@@ -77,7 +77,7 @@ def test_a_checkpoint_in_another_world(recorded_run, call):
     code, out, err = call("render", checkpoint, "--scenario", "moat", "--step", 5, "env.max_steps=6")
     assert (code, err) == (0, "")
     assert "episode 2000000 on moat changed: max steps after 6 steps" in out
-    assert (recorded_run / "figures" / "seed-2000000-step-5.png").is_file()
+    assert list((recorded_run / "figures").glob("moat-changed-*-last-2000000-step-5.png"))
 
 
 @pytest.fixture
@@ -129,13 +129,16 @@ def test_a_real_mp4(recorded_run, call):
         (["run", "--step", "3", "--out", "film.gif"], "--step draws one picture; --out film.gif must end in .png"),
         (["run", "--step", "99"], "--step 99: the episode has steps 0 to 12"),
         (["run", "--width", "100"], "Invalid value for '--width'"),
-        (["run", "--fps", "99"], "frames_per_second must be in (0, 50]"),
+        (["run", "--fps", "99"], "99 frames per second; it must be above 0 and at most 50"),
         (["run", "--out", "/proc/film.gif"], "cannot write into /proc"),
         (["run", "--scenario", "maot"], "did you mean 'moat'?"),
+        (["run", "--seed", "99999999999999999999"], "Invalid value for '--seed'"),
+        (["run", "--step", "3", "--out", "run/figures.png"], "cannot write run/figures.png"),
         (["run/checkpoints/none.pt"], "run/checkpoints/none.pt"),
     ],
 )  # fmt: skip
 def test_a_wrong_input_is_one_line(recorded_run, call, arguments, message):
+    (recorded_run / "figures.png").mkdir()
     code, _, err = call("render", *arguments)
     assert code == 2
     assert len(err.splitlines()) == 1
@@ -161,7 +164,7 @@ def test_a_measured_substrate(recorded_run, call):
         "evaluate", recorded_run, "--map", "gel.csv", "--seeds", 3, "--films", "env.max_steps=8"
     )
     assert (code, err) == (0, "")
-    assert (recorded_run / "evaluation-map-gel-csv.json").is_file()
+    assert len(list(recorded_run.glob("evaluation-map-gel-csv-*.json"))) == 1
     for number in range(3):
         episode = read_episode(recorded_run, number)
         assert episode.info.scenario == "map gel.csv"
@@ -175,13 +178,27 @@ def test_a_measured_substrate(recorded_run, call):
         assert (
             f"{name} of 3: episode {number} (seed {2_000_000 + number}), return {returns[number]:.2f}" in out
         )
-        assert (recorded_run / "figures" / f"map-gel-csv-{name}.gif").is_file()
+        assert len(list((recorded_run / "figures").glob(f"map-gel-csv-*-{name}.gif"))) == 1
 
 
-def test_films_need_records(recorded_run, call):
-    code, _, err = call("evaluate", recorded_run, "--films", "--record", 0)
-    assert code == 2
-    assert "--films draws recorded episodes" in err
+def test_films_are_of_all_episodes_recorded_or_not(recorded_run, call):
+    code, out, _ = call("evaluate", recorded_run, "--films", "--record", 1, "--seeds", 4, "--out", "all.json")
+    assert code == 0
+    returns = [row["return"] for row in json.loads(Path("all.json").read_text())["episodes"]]
+    order = np.argsort(returns)
+    for name, number in (("best", order[-1]), ("median", order[1]), ("worst", order[0])):
+        assert (
+            f"{name} of 4: episode {number} (seed {2_000_000 + number}), return {returns[number]:.2f}" in out
+        )
+
+
+def test_worlds_that_were_changed_differently_have_files_of_their_own(recorded_run, call):
+    for changes in ("env.max_steps=5", "env.max_steps=6"):
+        assert call("evaluate", recorded_run, "--seeds", 1, "--record", 0, changes)[0] == 0
+    assert len(list(recorded_run.glob("evaluation-quick-changed-*.json"))) == 3
+
+
+def test_a_map_that_is_not_there(recorded_run, call):
     code, _, err = call("evaluate", recorded_run, "--map", "none.csv")
     assert code == 2
     assert "none.csv" in err

@@ -23,6 +23,8 @@ NUM_BINS = 5
 MIN_ROWS = 10
 """Of fewer steps (or nodes) of an episode nothing is said about its patterns."""
 SIGNIFICANT = 0.05
+FEW = 3
+"""Of fewer units nothing is tested."""
 SMALL = 0.01
 """A difference of attention below this is no pattern, however certain: it hardly changes the sum."""
 DIGITS = 9
@@ -388,18 +390,25 @@ def leader(units: Sequence[Unit]) -> tuple[int, bool]:
 
 def other_leaders(units: Sequence[Unit], top: int) -> tuple[bool, list[tuple[str, int, int]]]:
     """Where others lead: whether the leader's mean is highest in every bin; (factor, bin, model) of those
-    where another one is clearly ahead of it."""
-    everywhere, others = True, []
+    where another one is clearly ahead of it, corrected over all bins and models by Holm's method."""
+    everywhere = True
+    tried: list[tuple[str, int, int, float | None]] = []
     for factor in units[0].bins:
         stack = np.stack([unit.bins[factor] for unit in units])
         for row in range(stack.shape[1]):
             there = stack[~np.isnan(stack[:, row, 0]), row]
             if not len(there):
                 continue
-            best = int(there.mean(0).argmax())
-            if best != top:
-                everywhere = False
-                ahead = mean_interval((there[:, best] - there[:, top]).tolist())
-                if ahead.low is not None and ahead.low > 0:
-                    others.append((factor, row, best))
-    return everywhere, others
+            everywhere = everywhere and int(there.mean(0).argmax()) == top
+            if len(there) < FEW:
+                continue
+            for other in range(there.shape[1]):
+                ahead = there[:, other] - there[:, top]
+                if other != top:
+                    tried.append((factor, row, other, p_of_mean(ahead.tolist()) if ahead.mean() > 0 else 1.0))
+    adjusted = holm([p for *_, p in tried])
+    return everywhere, [
+        (factor, row, other)
+        for (factor, row, other, _), p in zip(tried, adjusted, strict=True)
+        if p is not None and p < SIGNIFICANT
+    ]

@@ -33,6 +33,7 @@ from durotaxis.records import (
     RUNS,
     STUDY,
     Episode,
+    EpisodeInfo,
     Probe,
     RecordError,
     RunDirectory,
@@ -146,8 +147,22 @@ def run_group(path: Path) -> Group:
         units=[unit_of(one, borders) for one in found],
         borders=borders,
         training=training,
-        probes=[probe for probe in [read_probe(path)] if probe is not None],
+        probes=[probe for probe in [read_probe(path)] if probe is not None and _is_of(probe, info)],
     )
+
+
+def _is_of(probe: Probe, info: EpisodeInfo) -> bool:
+    """Whether a probe is of the agent and the scenario that episodes were recorded of."""
+    return (probe.step, probe.scenario, probe.deterministic) == (
+        info.trained_steps,
+        _scenario_of(info),
+        info.deterministic,
+    )
+
+
+def _scenario_of(info: EpisodeInfo) -> str:
+    """The scenario whose rules held, whatever was changed of it."""
+    return str(info.env.get("scenario", info.scenario))
 
 
 def has_attention(path: Path) -> bool:
@@ -194,7 +209,8 @@ def _arm_group(study: Study, arm: str, scenario: str, records: Sequence[RunRecor
     ptms = _models(records[0])
     alike = [record for record in records if _models(record) == ptms]
     places = [run_path(study, record) for record in alike]
-    recorded = {path: found for path in places if (found := _seen_in(path, ptms))}
+    world = next(each.scenario for each in study.plan.scenarios if each.name == scenario)
+    recorded = {path: found for path in places if (found := _seen_in(path, ptms, world))}
     borders: dict[str, np.ndarray] = {}
     if recorded:
         borders = bin_edges([one for episodes in recorded.values() for one in episodes])
@@ -226,11 +242,15 @@ def _arm_group(study: Study, arm: str, scenario: str, records: Sequence[RunRecor
     )
 
 
-def _seen_in(path: Path, ptms: Sequence[str]) -> list[Seen]:
-    """Recorded episodes of a run directory with attention to these models; none where it is gone."""
+def _seen_in(path: Path, ptms: Sequence[str], world: str) -> list[Seen]:
+    """Recorded episodes of a run directory with attention to these models in this scenario."""
     if not episode_numbers(path):
         return []
-    episodes = [one for one in read_episodes(path) if tuple(one.info.ptms) == tuple(ptms)]
+    episodes = [
+        one
+        for one in read_episodes(path)
+        if tuple(one.info.ptms) == tuple(ptms) and _scenario_of(one.info) == world
+    ]
     return [found for episode in episodes if (found := seen(episode)) is not None]
 
 

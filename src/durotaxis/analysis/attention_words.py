@@ -12,6 +12,7 @@ import numpy as np
 
 from durotaxis.analysis.attention import (
     FACTORS,
+    FEW,
     HIGH,
     MIDDLE,
     PHASE,
@@ -31,8 +32,6 @@ from durotaxis.analysis.stats import Estimate
 from durotaxis.analysis.study_tables import Column, cell_text
 from durotaxis.records import PHASES
 
-FEW = 3
-"""Of fewer units nothing is tested."""
 LITTLE = 0.05
 """A lead of less attention than this is a small one."""
 TENTH = 0.1

@@ -273,7 +273,7 @@ def log_slope(values: np.ndarray) -> float:
 
 
 def msd_exponent(path: np.ndarray) -> float:
-    """Exponent α of MSD ~ lag^α: 1 for a random walk, 2 for a straight one; 0 for what stays in place.
+    """Exponent α of MSD ~ lag^α: 1 for a random walk, 2 for a straight one, below 1 for confined motion.
 
     The points of one curve hang together, so an interval from their scatter would be too narrow: intervals
     are those of the mean over episodes.

@@ -10,10 +10,20 @@ import typer
 
 from durotaxis.console import counting_view, make_console
 from durotaxis.core.errors import UserError
-from durotaxis.records import NUM_RECORDED, STUDY, episode_numbers, require_writable, write_episodes
+from durotaxis.records import (
+    NUM_RECORDED,
+    RUNS,
+    STUDY,
+    episode_numbers,
+    read_episode,
+    require_writable,
+    write_episodes,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from durotaxis.study.evaluation import Candidate
 
 group = typer.Typer()
 
@@ -41,7 +51,11 @@ def analyse(
     out: Annotated[Path | None, typer.Option(help="Folder; default TARGET/analysis.")] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=3, help="Episodes per set of models; default 20, of more than three models 10."),
+        typer.Option(
+            min=3,
+            help="Episodes per set of models (default 20, of more than three models 10); "
+            "for metrics, how many of the recorded ones.",
+        ),
     ] = None,
     probe: Annotated[
         bool, typer.Option("--probe/--no-probe", help="Play what is missing, or read records only.")
@@ -54,7 +68,11 @@ def analyse(
     if what is What.METRICS:
         from durotaxis.cli.metrics import analyse_metrics
 
-        analyse_metrics(target, out, seeds)
+        if (target / STUDY).exists():
+            raise UserError(
+                f"{target} is a study, metrics are of one run: name a directory under {target / RUNS}"
+            )
+        analyse_metrics(target, out, seeds, probe)
         return
     from durotaxis.analysis.attention_page import write_attention
     from durotaxis.analysis.study_tables import text
@@ -95,12 +113,31 @@ def _play_what_is_missing(console: Console, path: Path, seeds: int | None) -> No
         with counting_view(console, "episodes", NUM_RECORDED) as advance:
             played = evaluate_run(candidate, NUM_RECORDED, advance=advance, num_recorded=NUM_RECORDED)
         write_episodes(path, played.recorded)
+    _require_own_episodes(candidate)
     if known_probe(candidate, seeds) is None:
         names = candidate.policy.actor.extractor.opened
         sets, each = len(subsets_of(names)), seeds or default_episodes(len(names))
         _say(console, f"{path}: {sets} sets of its {len(names)} models, {each} episodes each")
         with counting_view(console, "episodes", sets * each) as advance:
             probe_run(candidate, seeds, advance)
+
+
+def _require_own_episodes(candidate: Candidate) -> None:
+    """Refuse episodes of another world or agent than those that the probe plays."""
+    run = candidate.run.path
+    info = read_episode(run).info
+    is_own = (info.trained_steps, info.env, info.deterministic) == (
+        candidate.step,
+        candidate.config.env.model_dump(mode="json"),
+        False,
+    )
+    if not is_own:
+        how = "deterministic " if info.deterministic else ""
+        raise UserError(
+            f"{run}: its recorded episodes are {how}ones of an agent of {info.trained_steps} steps on "
+            f"{info.scenario}, not of its chosen checkpoint ({candidate.step} steps) in its own world; "
+            f"record others: durotaxis evaluate {run}; or look at these alone: --no-probe"
+        )
 
 
 def _say(console: Console, line: str) -> None:

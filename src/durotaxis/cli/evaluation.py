@@ -6,15 +6,17 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from durotaxis.cli.shared import Overrides, require_writable_file
 from durotaxis.console import counting_view, make_console
-from durotaxis.core.errors import UserError
 from durotaxis.records import FIGURES, NUM_RECORDED, Episode, write_episodes, write_json
+
+if TYPE_CHECKING:
+    from durotaxis.study.evaluation import Evaluation
 
 group = typer.Typer()
 
@@ -39,7 +41,7 @@ def evaluate(
         Path | None, typer.Option("--map", help="Measured substrate: CSV of kPa, or grey PNG.")
     ] = None,
     films: Annotated[
-        bool, typer.Option("--films", help="Film the best, median and worst recorded episode.")
+        bool, typer.Option("--films", help="Film the best, the median and the worst episode.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file; default in the run directory.")] = None,
 ) -> None:
@@ -49,8 +51,6 @@ def evaluate(
     from durotaxis.study.score import NORMALISERS, scenario_scores
 
     console = make_console()
-    if films and record == 0:
-        raise UserError("--films draws recorded episodes; give --record 1 or more")
     job = open_run(target, scenario, overrides or [], map_file)
     path = out or job.default_output(deterministic)
     require_writable_file(path)
@@ -67,7 +67,7 @@ def evaluate(
         write_json(path, {**found, "migration": _migration(result.recorded)})
         console.print(f"{len(result.recorded)} episodes step by step: {folder}", markup=False, soft_wrap=True)
     if films:
-        _film(console, job.run.path / FIGURES, result.recorded)
+        _film(console, result)
     console.print(f"written to {path}", markup=False, soft_wrap=True)
 
 
@@ -83,22 +83,22 @@ def _migration(episodes: Sequence[Episode]) -> list[dict[str, object]]:
     ]
 
 
-def _film(console: Console, folder: Path, episodes: Sequence[Episode]) -> None:
+def _film(console: Console, result: Evaluation) -> None:
     """GIFs of the episodes with the highest, the middle and the lowest return."""
     from durotaxis.env.render import film
-    from durotaxis.study.evaluation import file_name
     from durotaxis.study.film import frames_of
 
-    order = sorted(range(len(episodes)), key=lambda number: episodes[number].info.total_reward)
+    candidate, rows = result.candidate, result.rows
+    order = sorted(range(len(rows)), key=lambda number: rows[number]["return"])
     chosen = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
     with counting_view(console, "films", len(chosen)) as advance:
         for name, number in chosen.items():
-            info = episodes[number].info
-            path = folder / f"{file_name(info.scenario)}-{name}.gif"
-            film(*frames_of(episodes[number], f"{info.scenario}, {name} of {len(episodes)}"), path)
+            episode = result.episode(number)
+            info, what = episode.info, f"{name} of {len(rows)}"
+            path = candidate.run.path / FIGURES / f"{candidate.file_stem(result.deterministic)}-{name}.gif"
+            film(*frames_of(episode, f"{info.scenario}, {what}"), path)
             console.print(
-                f"{name} of {len(episodes)}: episode {number} (seed {info.seed}), return "
-                f"{info.total_reward:.2f}, film {path}",
+                f"{what}: episode {number} (seed {info.seed}), return {info.total_reward:.2f}, film {path}",
                 markup=False,
                 soft_wrap=True,
             )

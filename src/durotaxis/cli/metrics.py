@@ -14,7 +14,7 @@ ANALYSIS = "analysis"
 """Folder of a run that is written to by default."""
 
 
-def analyse_metrics(target: Path, out: Path | None, seeds: int | None = None) -> None:
+def analyse_metrics(target: Path, out: Path | None, seeds: int | None = None, play: bool = True) -> None:
     """Measure how a run's recorded episodes migrate, against scripted policies and against no gradient.
 
     Prints a table; writes `metrics.csv`, `metrics-summary.csv` and three figures, each as PNG and SVG. What
@@ -23,6 +23,7 @@ def analyse_metrics(target: Path, out: Path | None, seeds: int | None = None) ->
     Args:
         target: a run directory with recorded episodes.
         out: folder to write to; by default `analysis` in the run.
+        play: record what there is to compare with where it does not lie there; else refuse.
         seeds: take so many of the recorded episodes, the first ones; by default all.
 
     Raises:
@@ -50,7 +51,7 @@ def analyse_metrics(target: Path, out: Path | None, seeds: int | None = None) ->
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    references = make_references(run, episodes, say)
+    references = make_references(run, episodes, say, play)
     groups = [load_group(run.path, "agent", numbers)]
     groups += [load_group(one.place, one.policy, one.numbers) for one in references]
     found = findings(groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,10 +11,21 @@ import typer
 from durotaxis.cli.shared import Overrides
 from durotaxis.console import counting_view, make_console
 from durotaxis.core.errors import UserError
-from durotaxis.records import FIGURES, RunDirectory, episode_numbers, read_episode, require_writable
+from durotaxis.records import (
+    FIGURES,
+    RunDirectory,
+    cannot_write,
+    episode_numbers,
+    read_episode,
+    require_writable,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from durotaxis.records import Episode
+    from durotaxis.study.evaluation import Candidate
 
 HELD_OUT = 2_000_000
 group = typer.Typer()
@@ -32,7 +44,9 @@ def render(
     episode: Annotated[
         int | None, typer.Option(min=0, help="Number of a recorded episode; default 0 where there are any.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Play this episode now instead of a recorded one.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**62, help="Play this episode now instead of a recorded one.")
+    ] = None,
     scenario: Annotated[
         str | None, typer.Option(help="Play in another world than the one trained in.")
     ] = None,
@@ -56,7 +70,7 @@ def render(
     A run's recorded episodes (durotaxis evaluate) are drawn as they were. A checkpoint, another scenario,
     KEY=VALUE or --seed play an episode now; so does a run that has none recorded, on its first held-out seed.
     """
-    from durotaxis.env.render import Style, draw, film, require_format
+    from durotaxis.env.render import Style, chosen_frames, draw, film, require_format, require_rate
     from durotaxis.study.film import frames_of
 
     console = make_console()
@@ -71,16 +85,16 @@ def render(
     if not plays and episode is None and not episode_numbers(run.path):
         console.print(f"no recorded episodes in {run.path}: playing the first held-out one", soft_wrap=True)
         plays = True
-    path = out or run.path / FIGURES / _default_name(episode, seed, plays, step)
+    seed = HELD_OUT if seed is None else seed
+    job = _open(target, scenario, overrides, map_file) if plays else None
+    path = out or run.path / FIGURES / _default_name(episode or 0, seed, job, step)
     if step is None:
         require_format(path)
+        require_rate(fps)
     elif path.suffix.lower() != ".png":
         raise UserError(f"--step draws one picture; --out {path} must end in .png")
     require_writable(path.absolute().parent)
-    if plays:
-        shown = _play(target, scenario, overrides, map_file, HELD_OUT if seed is None else seed)
-    else:
-        shown = read_episode(run.path, episode or 0)
+    shown = read_episode(run.path, episode or 0) if job is None else _play(job, seed)
     info = shown.info
     name = run.path.resolve().name
     frames, scene = frames_of(shown, f"{name} on {info.scenario}, seed {info.seed}")
@@ -88,30 +102,40 @@ def render(
     if step is not None:
         if step >= len(frames):
             raise UserError(f"--step {step}: the episode has steps 0 to {len(frames) - 1}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw(frames[step], scene, style, frames[:step]).save(path)
+        _save(draw(frames[step], scene, style, frames[:step]), path)
     else:
-        with counting_view(console, "pictures", min(len(frames), max_frames or 1500)) as advance:
+        with counting_view(console, "pictures", len(chosen_frames(len(frames), path, max_frames))) as advance:
             film(frames, scene, path, style, fps, max_frames, advance)
     ended = info.reason.replace("_", " ")
     console.print(f"episode {info.seed} on {info.scenario}: {ended} after {info.length} steps", markup=False)
     console.print(f"written to {path}", markup=False, soft_wrap=True)
 
 
-def _play(
-    target: str,
-    scenario: str | None,
-    overrides: list[str] | None,
-    map_file: Path | None,
-    seed: int,
-) -> Episode:
-    from durotaxis.study.episode import record_agent
+def _open(target: str, scenario: str | None, overrides: list[str] | None, map_file: Path | None) -> Candidate:
     from durotaxis.study.evaluation import open_run
 
-    job = open_run(target, scenario, overrides or [], map_file)
+    return open_run(target, scenario, overrides or [], map_file)
+
+
+def _play(job: Candidate, seed: int) -> Episode:
+    from durotaxis.study.episode import record_agent
+
     return record_agent(job.policy, job.config.env, [seed], str(job.checkpoint_path), job.step)[0]
 
 
-def _default_name(episode: int | None, seed: int | None, plays: bool, step: int | None) -> str:
-    which = f"seed-{HELD_OUT if seed is None else seed}" if plays else f"episode-{episode or 0}"
+def _save(picture: Image, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    write_atomic(path, content.getvalue())
+
+
+def _default_name(episode: int, seed: int, job: Candidate | None, step: int | None) -> str:
+    """A name that tells what is drawn: a recorded episode, or world, checkpoint and seed."""
+    which = f"episode-{episode}"
+    if job is not None:
+        which = f"{job.file_stem()}-{job.checkpoint_path.stem}-{seed}"
     return f"{which}.gif" if step is None else f"{which}-step-{step}.png"

@@ -13,6 +13,7 @@ import gzip
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +25,7 @@ from durotaxis.records.run import (
     TRACES,
     RecordError,
     cannot_write,
+    encode_row,
     read_jsonl,
     unknown_columns,
     write_atomic,
@@ -97,15 +99,18 @@ def write_episodes(place: Path, episodes: Sequence[Episode]) -> Path:
         The folder.
 
     Raises:
-        RecordError: it cannot be written, or a number is not finite. What was there before stays.
+        RecordError: it cannot be written, or a number is not finite. What was there before stays; killed
+            between two renames, it lies in `.episodes.old` until the next call.
     """
-    folder, fresh, old = (place / name for name in (TRACES, f".{TRACES}.new", f".{TRACES}.old"))
+    folder, old = place / TRACES, place / f".{TRACES}.old"
+    fresh = place / f".{TRACES}.{os.getpid()}.new"
     try:
+        _restore(folder, old)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         for number, episode in enumerate(episodes):
             write_trace(fresh / f"{number}.jsonl.gz", episode.rows)
-            text = json.dumps(asdict(episode.info), allow_nan=False, separators=(",", ":"))
+            text = encode_row(asdict(episode.info), f"{folder / str(number)}.json.gz")
             write_atomic(fresh / f"{number}.json.gz", gzip.compress(text.encode(), mtime=0))
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -115,9 +120,16 @@ def write_episodes(place: Path, episodes: Sequence[Episode]) -> Path:
         raise cannot_write(folder, error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        _restore(folder, old)
     return folder
+
+
+def _restore(folder: Path, old: Path) -> None:
+    """Put back what a killed or failed replacement moved away; drop it where there is something newer."""
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        os.replace(old, folder)
 
 
 def episode_numbers(place: Path) -> list[int]:
@@ -170,7 +182,7 @@ def read_episodes(place: Path) -> Iterator[Episode]:
 def _read_info(path: Path) -> EpisodeInfo:
     try:
         found = json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise RecordError(f"{path} cannot be read: {error}; record the episode again") from error
     again = "record it again with durotaxis evaluate"
     if not isinstance(found, dict) or found.get("format") != EPISODE_FORMAT:

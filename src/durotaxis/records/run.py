@@ -15,6 +15,7 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -409,7 +410,7 @@ def _read_lines(path: Path) -> list[str]:
             return file.readlines()
     except FileNotFoundError as error:
         raise RecordError(f"{path} does not exist; is this a run directory?") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise RecordError(f"{path} cannot be read: {error}") from error
 
 

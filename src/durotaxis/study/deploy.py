@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -52,13 +53,18 @@ def export_policy(candidate: Candidate, folder: Path) -> Exported:
     except OSError as error:
         raise cannot_write(folder, error) from error
     policy, loader = folder / POLICY, folder / LOADER
-    write_atomic(policy, agent_to_bytes(candidate.policy, about))
+    unproven = folder / f".{POLICY}.partial"
+    try:
+        write_atomic(unproven, agent_to_bytes(candidate.policy, about))
+        difference = compare(candidate.policy, load_agent(unproven), candidate.config.env)
+        if not difference <= TOLERANCE:  # NaN is refused, too
+            raise UserError(
+                f"{policy} would differ from {candidate.checkpoint_path} by {difference:.1e}; not written"
+            )
+        os.replace(unproven, policy)
+    finally:
+        unproven.unlink(missing_ok=True)
     write_atomic(loader, (resources.files("durotaxis.study") / LOADER).read_text("utf-8"))
-    difference = compare(candidate.policy, load_agent(policy), candidate.config.env)
-    if difference > TOLERANCE:
-        raise UserError(
-            f"{policy} differs from {candidate.checkpoint_path} by {difference:.1e}; do not use it"
-        )
     return Exported(policy, loader, difference, _NUM_COLONIES * _NUM_STEPS)
 
 
@@ -73,7 +79,7 @@ def compare(one: HybridActorCritic, other: HybridActorCritic, config: EnvConfig)
     world = DurotaxisEnv(config, _NUM_COLONIES, device, validate=False)
     seeds = torch.tensor(report_seeds(_NUM_COLONIES), device=device)
     observation = world.reset(seeds)
-    largest = 0.0
+    differences = []
     for step in range(_NUM_STEPS):
         (distribution, value), (others, other_value) = one(observation), other(observation)
         for a, b in (
@@ -82,10 +88,10 @@ def compare(one: HybridActorCritic, other: HybridActorCritic, config: EnvConfig)
             (distribution.beta, others.beta),
             (value, other_value),
         ):
-            largest = max(largest, float((a - b).abs().max()))
+            differences.append((a - b).abs().max())
         sample = distribution.sample(hash_keys(seeds, Purpose.POLICY, step))
         transition = world.step(one.to_action(sample, observation))
         ended = transition.terminated | transition.truncated
         seeds = seeds + ended * _NUM_COLONIES
         observation = world.reset_where(ended, seeds)
-    return largest
+    return float(torch.stack(differences).max())  # NaN if any is

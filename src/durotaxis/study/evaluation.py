@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -15,9 +16,9 @@ from durotaxis.env import DurotaxisEnv, EnvConfig
 from durotaxis.ppo import EvaluationStep, evaluate, load, load_policy, report_seeds
 from durotaxis.records import CONFIG, Episode, RunDirectory
 from durotaxis.study.config import RootConfig
-from durotaxis.study.episode import Recorder
+from durotaxis.study.episode import Recorder, record_agent
 from durotaxis.study.run import build_policy, select_device
-from durotaxis.study.score import world_name
+from durotaxis.study.score import is_scenario, world_name
 
 BATCH = 100
 """Episodes played at the same time, at most."""
@@ -35,8 +36,15 @@ class Candidate:
 
     def default_output(self, deterministic: bool) -> Path:
         """The JSON file of an evaluation in the run directory."""
+        return self.run.path / f"evaluation-{self.file_stem(deterministic)}.json"
+
+    def file_stem(self, deterministic: bool = False) -> str:
+        """The world and the mode as part of a file's name; worlds that were changed have a digest."""
         mode = "-deterministic" if deterministic else ""
-        return self.run.path / f"evaluation-{file_name(self.world)}{mode}.json"
+        env = self.config.env
+        text = json.dumps(env.model_dump(mode="json"), sort_keys=True)
+        digest = "" if is_scenario(env) else f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+        return f"{file_name(self.world)}{digest}{mode}"
 
     @property
     def world(self) -> str:
@@ -52,6 +60,20 @@ class Evaluation:
     deterministic: bool
     rows: list[dict[str, Any]]  # as of `evaluate`, one per episode
     recorded: list[Episode]  # the first of them, step by step
+
+    def episode(self, number: int) -> Episode:
+        """One of the episodes step by step: as it was recorded, or played again."""
+        if number < len(self.recorded):
+            return self.recorded[number]
+        candidate = self.candidate
+        return record_agent(
+            candidate.policy,
+            candidate.config.env,
+            [self.rows[number]["seed"]],
+            str(candidate.checkpoint_path),
+            candidate.step,
+            self.deterministic,
+        )[0]
 
     def to_json(self) -> dict[str, Any]:
         """checkpoint, step, scenario, env (the world, resolved), deterministic, episodes (the rows)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from durotaxis.agent import load_agent, read_about
-from durotaxis.core.randomness import hash_keys
+from durotaxis.core.randomness import Purpose, hash_keys
 from durotaxis.env import DurotaxisEnv, EnvConfig, Reason
 
 FILE = Path(__file__).with_name("policy.safetensors")
@@ -24,7 +24,7 @@ def main(seed: int) -> None:
     while not ended:
         with torch.no_grad():
             distribution, _ = agent(observation)
-        sample = distribution.sample(keys=hash_keys(torch.tensor([seed]), step))
+        sample = distribution.sample(keys=hash_keys(torch.tensor([seed]), Purpose.POLICY, step))
         transition = world.step(agent.to_action(sample, observation))
         observation, step = transition.observation, step + 1
         total += float(transition.reward)

@@ -50,13 +50,17 @@ class Reference:
 
 
 def make_references(
-    run: RunDirectory, episodes: Sequence[Episode], say: Callable[[str], None] = lambda line: None
+    run: RunDirectory,
+    episodes: Sequence[Episode],
+    say: Callable[[str], None] = lambda line: None,
+    play: bool = True,
 ) -> list[Reference]:
     """Record what a run's episodes are compared with, as far as it does not lie there.
 
     Args:
         episodes: recorded ones of the run.
         say: told what is being recorded.
+        play: false refuses to record anything.
 
     Returns:
         The scripted policies in the run's world; then the agent and the scripted policies in the null world,
@@ -68,14 +72,19 @@ def make_references(
     """
     candidate = player_of(run, episodes)
     own = played_world(episodes[0])
-    worlds = [own] if own.scenario == NULL else [own, null_world(own)]
+    flat = own.substrate.kind == "uniform"
+    if flat:
+        say("the ground has no gradient here, so there is no null to compare with")
+    worlds = [own] if flat else [own, null_world(own)]
     seeds = [episode.info.seed for episode in episodes]
     references = []
     for world in worlds:
         if world is not own:
-            references.append(_agent_reference(candidate, world, seeds, episodes[0].info.deterministic, say))
+            references.append(
+                _agent_reference(candidate, world, seeds, episodes[0].info.deterministic, say, play)
+            )
         for name in SCRIPTED_REFERENCES:
-            references.append(_scripted_reference(run, name, world, seeds, say))
+            references.append(_scripted_reference(run, name, world, seeds, say, play))
     return references
 
 
@@ -115,7 +124,12 @@ def null_world(config: EnvConfig) -> EnvConfig:
 
 
 def _agent_reference(
-    candidate: Candidate, world: EnvConfig, seeds: list[int], deterministic: bool, say: Callable[[str], None]
+    candidate: Candidate,
+    world: EnvConfig,
+    seeds: list[int],
+    deterministic: bool,
+    say: Callable[[str], None],
+    play: bool,
 ) -> Reference:
     made = {
         "policy": "agent",
@@ -129,14 +143,14 @@ def _agent_reference(
         path = str(candidate.checkpoint_path)
         return record_agent(candidate.policy, world, seeds, path, candidate.step, deterministic)
 
-    return _kept(candidate.run, "agent", world, made, seeds, record, say)
+    return _kept(candidate.run, "agent", world, made, seeds, record, say, play)
 
 
 def _scripted_reference(
-    run: RunDirectory, name: str, world: EnvConfig, seeds: list[int], say: Callable[[str], None]
+    run: RunDirectory, name: str, world: EnvConfig, seeds: list[int], say: Callable[[str], None], play: bool
 ) -> Reference:
     made = {"policy": name, **_where(world)}
-    return _kept(run, name, world, made, seeds, lambda: record_scripted(name, world, seeds), say)
+    return _kept(run, name, world, made, seeds, lambda: record_scripted(name, world, seeds), say, play)
 
 
 def _where(world: EnvConfig) -> dict[str, Any]:
@@ -151,6 +165,7 @@ def _kept(
     seeds: list[int],
     record: Callable[[], list[Episode]],
     say: Callable[[str], None],
+    play: bool,
 ) -> Reference:
     """The reference that lies there, if it was made in the same way of these seeds; else a new one."""
     name = world_name(world)
@@ -158,6 +173,8 @@ def _kept(
     known = _read_made(place)
     there = known.pop("seeds", [])
     if known != made or not set(seeds) <= set(there) or episode_numbers(place) != list(range(len(there))):
+        if not play:
+            raise UserError(f"{place} is missing or does not fit; record it: leave out --no-probe")
         say(f"recording {policy} in {name}, {len(seeds)} episodes")
         there = seeds
         fresh = record()

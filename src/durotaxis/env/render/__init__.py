@@ -7,8 +7,19 @@ lightened viridis under nodes in Okabe-Ito colours, and every state of a node ha
 Pillow and matplotlib are imported with this package, which no other module of the world imports.
 """
 
-from durotaxis.env.render.film import film, require_format
+from durotaxis.env.render.film import chosen_frames, film, require_format, require_rate
 from durotaxis.env.render.painter import draw
 from durotaxis.env.render.scene import Frame, Scene, Style, frame_of, scene_of
 
-__all__ = ["Frame", "Scene", "Style", "draw", "film", "frame_of", "require_format", "scene_of"]
+__all__ = [
+    "Frame",
+    "Scene",
+    "Style",
+    "chosen_frames",
+    "draw",
+    "film",
+    "frame_of",
+    "require_format",
+    "require_rate",
+    "scene_of",
+]

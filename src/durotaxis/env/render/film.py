@@ -76,12 +76,10 @@ def film(
     suffix = require_format(path)
     if not frames:
         raise UserError("film: there are no frames to draw")
-    most = max_frames or (1500 if suffix == ".mp4" else 150)
-    num_pictures = min(len(frames), most)
-    rate = min(max(num_pictures / 8.0, 5.0), 15.0) if frames_per_second is None else frames_per_second
-    if not 0 < rate <= _FASTEST or most < 2:
-        raise UserError("film: frames_per_second must be in (0, 50] and max_frames at least 2")
-    reel = _Reel(Painter(frames, scene, style), spread(len(frames), num_pictures), rate, on_frame)
+    require_rate(frames_per_second)
+    chosen = chosen_frames(len(frames), path, max_frames)
+    rate = min(max(len(chosen) / 8.0, 5.0), 15.0) if frames_per_second is None else frames_per_second
+    reel = _Reel(Painter(frames, scene, style), chosen, rate, on_frame)
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +103,24 @@ def require_format(path: Path) -> str:
     if suffix == ".mp4":
         _ffmpeg()
     return suffix
+
+
+def require_rate(frames_per_second: float | None) -> None:
+    """Raise UserError for frames per second that viewers do not honour; None is a rate of our own."""
+    if frames_per_second is not None and not 0 < frames_per_second <= _FASTEST:
+        raise UserError(f"film: {frames_per_second:g} frames per second; it must be above 0 and at most 50")
+
+
+def chosen_frames(length: int, path: Path, max_frames: int | None = None) -> list[int]:
+    """Indices of the frames of a film of so many: all, or evenly thinned ones with both ends.
+
+    Raises:
+        UserError: `max_frames` is under 2.
+    """
+    most = (1500 if path.suffix.lower() == ".mp4" else 150) if max_frames is None else max_frames
+    if most < 2:
+        raise UserError("film: max_frames must be at least 2")
+    return spread(length, min(length, most))
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -378,15 +378,9 @@ function makeRamp(name, table, [low, high], ticks = []) {
     make("i", { style: `background: linear-gradient(90deg, ${stops})` }, ...ticks), high);
 }
 
-function complain(text) {
-  find("#trouble").textContent = text;
-  find("#trouble").hidden = false;
-}
-
-if (typeof DecompressionStream === "undefined") {
-  complain("This browser cannot unpack the page's numbers. Any browser since May 2023 can: Chrome or Edge 80, "
-    + "Safari 16.4, Firefox 113 or later.");
-} else {
+// What asks for another browser stands on the page from the start, for browsers that cannot read this script.
+if (typeof DecompressionStream !== "undefined") {
   new Player(await readData());
+  find("#trouble").hidden = true;
   document.documentElement.dataset.ready = "";
 }
