@@ -22,7 +22,6 @@ from durotaxis.analysis.attention import (
     bin_edges,
     contrast_map,
     elongation,
-    hull_area,
     leader,
     mean_unit,
     patterns,
@@ -51,6 +50,7 @@ from durotaxis.analysis.attention_groups import (
 from durotaxis.analysis.attention_page import write_attention
 from durotaxis.analysis.attention_words import findings
 from durotaxis.analysis.stats import holm, mean_interval, p_of_mean
+from durotaxis.analysis.tracks import hull_area
 from durotaxis.records import (
     ATTENTION,
     PHASES,
@@ -452,6 +452,22 @@ def test_a_run_without_attention_or_episodes_is_refused(run, tmp_path):
         write_attention(run, tmp_path / "file")
 
 
+def in_scenario(name: str, made):
+    return dataclasses.replace(made, info=dataclasses.replace(made.info, scenario=name))
+
+
+def test_a_probe_of_another_agent_or_world_is_not_set_beside_episodes(tmp_path):
+    """Attention and worth are of one agent, or worth is left out."""
+    place = write_run(tmp_path / "run").path
+    made = [episode(seed) for seed in range(4)]
+    write_episodes(place, made)
+    probe(place)
+    assert len(load_groups(place)[0].probes) == 1
+    for odd in ({"trained_steps": 7}, {"scenario": "moat"}, {"deterministic": True}):
+        write_episodes(place, [dataclasses.replace(e, info=dataclasses.replace(e.info, **odd)) for e in made])
+        assert len(load_groups(place)[0].probes) == 0, odd
+
+
 def test_a_study_is_analysed_from_its_records_and_from_what_runs_are_left(tmp_path):
     fake_study.write_study(tmp_path / "study", with_cost=False, with_configs=False)
     groups = load_groups(tmp_path / "study")
@@ -465,8 +481,11 @@ def test_a_study_is_analysed_from_its_records_and_from_what_runs_are_left(tmp_pa
         place = tmp_path / "study" / "runs" / "wsa" / "moat" / str(seed)
         place.mkdir(parents=True)
         names = tuple(fake_study.MODELS)
-        write_episodes(place, [episode(10 * seed + j, names=names) for j in range(3)])
+        write_episodes(place, [in_scenario("moat", episode(10 * seed + j, names=names)) for j in range(3)])
         probe(place, names=("graph_cnn", "gnn", "resnet34_random"), seed=seed)
+    elsewhere = tmp_path / "study" / "runs" / "wsa" / "moat" / "103"
+    elsewhere.mkdir()
+    write_episodes(elsewhere, [in_scenario("linear", episode(7, names=names))])  # evaluated there
     moat, patches, *_ = load_groups(tmp_path / "study")
     assert "From 9 recorded episodes of 3 of 10 runs" in " ".join(findings(moat))
     assert len(moat.units) == 3

@@ -143,6 +143,15 @@ def test_references_are_made_again_only_where_they_do_not_fit(run, recorded):
     assert not recorded
 
 
+def test_nothing_is_played_where_that_is_not_wanted(run, recorded):
+    episodes = [read_episode(run.path, number) for number in range(3)]
+    assert len(make_references(run, episodes, play=False)) == 5
+    shutil.rmtree(run.path / "references" / "uniform-changed-random")
+    with pytest.raises(UserError, match="uniform-changed-random is missing or does not fit; record it"):
+        make_references(run, episodes, play=False)
+    assert not recorded
+
+
 def test_a_recording_that_breaks_off_is_not_taken_for_one(run, recorded, monkeypatch):
     place = run.path / "references" / "uniform-changed-random"
     (place / MADE).write_text("{}")

@@ -245,4 +245,10 @@ def test_metrics_are_handed_on(tmp_path, monkeypatch, capsys):
     stub.analyse_metrics = lambda *given: asked.append(given)
     monkeypatch.setitem(sys.modules, "durotaxis.cli.metrics", stub)
     assert call(capsys, str(tmp_path), "metrics", "--seeds", "7")[0] == 0
-    assert asked == [(tmp_path, None, 7)]
+    assert asked == [(tmp_path, None, 7, True)]
+    assert call(capsys, str(tmp_path), "metrics", "--no-probe")[0] == 0
+    assert asked[1] == (tmp_path, None, None, False)
+    (tmp_path / "study.json").touch()
+    code, _, err = call(capsys, str(tmp_path), "metrics")
+    assert code == 2
+    assert "is a study, metrics are of one run: name a directory under" in err

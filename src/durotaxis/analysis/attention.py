@@ -17,6 +17,7 @@ from types import MappingProxyType
 import numpy as np
 
 from durotaxis.analysis.stats import Estimate, holm, mean_interval, p_of_mean
+from durotaxis.analysis.tracks import hull_area
 from durotaxis.records import PHASES, Episode
 
 NUM_BINS = 5
@@ -170,18 +171,6 @@ def elongation(positions: np.ndarray) -> float:
     """1 - the ratio of the short to the long standard deviation of places [n,2]; NaN of a point."""
     small, large = np.linalg.eigvalsh(np.cov(positions.T, bias=True)) if len(positions) > 1 else (0.0, 0.0)
     return 1.0 - math.sqrt(max(small, 0.0) / large) if large > 0 else math.nan
-
-
-def hull_area(positions: np.ndarray) -> float:
-    """Area of the convex hull of places [n,2], µm²; 0 of a line or a point."""
-    from scipy.spatial import ConvexHull, QhullError
-
-    if len(positions) < 3:
-        return 0.0
-    try:
-        return float(ConvexHull(positions).volume)  # the area, in two dimensions
-    except QhullError:  # all on a line
-        return 0.0
 
 
 def contrast_map(field: np.ndarray, pixel: float) -> np.ndarray:
