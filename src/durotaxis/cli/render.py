@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from durotaxis.records import Episode
     from durotaxis.study.evaluation import Candidate
 
-HELD_OUT = 2_000_000
 group = typer.Typer()
 
 
@@ -71,6 +70,7 @@ def render(
     KEY=VALUE or --seed play an episode now; so does a run that has none recorded, on its first held-out seed.
     """
     from durotaxis.env.render import Style, chosen_frames, draw, film, require_format, require_rate
+    from durotaxis.ppo import report_seeds
     from durotaxis.study.film import frames_of
 
     console = make_console()
@@ -85,7 +85,7 @@ def render(
     if not plays and episode is None and not episode_numbers(run.path):
         console.print(f"no recorded episodes in {run.path}: playing the first held-out one", soft_wrap=True)
         plays = True
-    seed = HELD_OUT if seed is None else seed
+    seed = report_seeds(1)[0] if seed is None else seed
     job = _open(target, scenario, overrides, map_file) if plays else None
     path = out or run.path / FIGURES / _default_name(episode or 0, seed, job, step)
     if step is None:
