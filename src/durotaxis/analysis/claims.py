@@ -99,14 +99,17 @@ def finished(study: Study, values: PerRun) -> PerRun:
 
 
 def word_of(gap: Estimate) -> str:
-    """Helps, neutral, hurts or undecided, by the interval of a difference of scores."""
+    """Helps, neutral, hurts or undecided, by the interval of a difference of scores.
+
+    Within the margin a difference is neutral although its interval be clear of 0: small, not absent.
+    """
     if gap.low is None or gap.high is None:
         return UNDECIDED
+    if gap.low > -MARGIN and gap.high < MARGIN:
+        return NEUTRAL
     if gap.low > 0:
         return HELPS
-    if gap.high < 0:
-        return HURTS
-    return NEUTRAL if gap.low > -MARGIN and gap.high < MARGIN else UNDECIDED
+    return HURTS if gap.high < 0 else UNDECIDED
 
 
 def effects(study: Study) -> list[Comparison]:

@@ -12,6 +12,7 @@ from durotaxis.analysis.claims import (
     HELD,
     HELPS,
     HURTS,
+    MARGIN,
     MET,
     NOT_HELD,
     NOT_MET,
@@ -400,8 +401,8 @@ def helps_table(study: Study, effects: Sequence[Comparison]) -> Table:
         Column("score"),
     ]
     note = (
-        "helps: the whole 95 % interval of the difference is above 0; hurts: below 0; neutral: within ±0.1; "
-        f"undecided otherwise. No interval is corrected for the number of rows ({len(rows)})."
+        f"neutral: the whole 95 % interval of the difference is within ±{MARGIN}, clear of 0 or not; else helps: "
+        f"it is above 0; hurts: below 0; undecided otherwise. No interval is corrected for the number of rows ({len(rows)})."
     )
     if study.failed:
         note += (
@@ -514,8 +515,8 @@ def interventions_table(study: Study) -> Table | None:
     note = (
         "The same trained agents, judged again with R zeroed (zero), R of another colony (shuffled) or "
         "equal attention (uniform); change against no intervention, mean over runs that finished, 95 % "
-        "interval over seeds. loses: wholly below 0; unchanged: wholly within ±0.1, the agent does not need "
-        "what was taken."
+        f"interval over seeds. unchanged: wholly within ±{MARGIN}, the agent does not need what was taken; else "
+        "loses: wholly below 0; gains: above."
     )
     return Table("interventions", "Interventions at evaluation", columns, rows, note) if rows else None
 
