@@ -21,29 +21,26 @@ from typing import TYPE_CHECKING
 
 from durotaxis.analysis.claims import main_difference
 from durotaxis.analysis.study import HEADING, NoScale, Study, load_study
-from durotaxis.analysis.study_results import (
-    ALL,
-    arms_table,
-    attention_table,
-    claims_table,
-    cost_table,
+from durotaxis.analysis.study_results.attention import attention_table
+from durotaxis.analysis.study_results.beyond import (
     deterministic_table,
-    differences_table,
-    goals_table,
-    helps_table,
-    improvement_rows,
     interventions_table,
+    settings_table,
+    transfer_table,
+)
+from durotaxis.analysis.study_results.cost import cost_table, speeds_table
+from durotaxis.analysis.study_results.plan import arms_table, scenarios_table
+from durotaxis.analysis.study_results.rows import ALL
+from durotaxis.analysis.study_results.runs import runs_table
+from durotaxis.analysis.study_results.scores import (
+    differences_table,
     learning_table,
     middle_table,
     ratios_table,
     results_table,
-    runs_table,
-    scenarios_table,
-    settings_table,
-    speeds_table,
     subsets_table,
-    transfer_table,
 )
+from durotaxis.analysis.study_results.verdicts import claims_table, goals_table, helps_table, improvement_rows
 from durotaxis.analysis.study_tables import Table, csv_text, html, latex, markdown
 from durotaxis.analysis.study_words import (
     Banner,

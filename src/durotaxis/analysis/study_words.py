@@ -33,7 +33,7 @@ from durotaxis.analysis.claims import (
 )
 from durotaxis.analysis.stats import MIN_SIGNAL, Estimate, mean_interval
 from durotaxis.analysis.study import HEADING, Scale, Study, score_of
-from durotaxis.analysis.study_results import commit_of, differing
+from durotaxis.analysis.study_results.runs import commit_of, differing
 from durotaxis.analysis.study_tables import Column, cell_text
 from durotaxis.records import TRAINED, TUNING
 
