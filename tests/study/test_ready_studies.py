@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from durotaxis.core.errors import UserError
 from durotaxis.env import DurotaxisEnv
 from durotaxis.records import FINISHED
 from durotaxis.study import calibrate
 from durotaxis.study.config import shipped_studies
 from durotaxis.study.launchers import make_launcher
 from durotaxis.study.plan import load_study
-from durotaxis.study.study import Selection, open_study, run_study
+from durotaxis.study.study import Selection, open_study, require_arms, run_study
 
 pytestmark = pytest.mark.unchecked
 
@@ -70,6 +71,18 @@ def run_tiny(name, folder, arms):
     assert set(state.records) == wanted
     assert {record.status for record in state.records.values()} == {FINISHED}, state.failed
     return state
+
+
+@pytest.mark.parametrize("name", sorted(shipped_studies()))
+def test_every_arm_of_a_ready_study_can_be_made_in_its_full_size(name):
+    study = load_study(name, [])
+    assert list(require_arms(study)) == list(study.config.arms)
+
+
+def test_an_arm_that_cannot_be_made_is_named():
+    unfit = "arms.projected-concat.overrides.actor_critic.wsa_config.match_parameters=true"
+    with pytest.raises(UserError, match=r"^arm projected-concat: match_parameters: .* 49,280 parameters"):
+        require_arms(load_study("fusion-methods", [unfit]))
 
 
 @pytest.mark.parametrize("name", sorted(shipped_studies()))

@@ -202,12 +202,15 @@ def require_arms(study: Study) -> dict[str, int]:
         Arm -> its number of parameters.
 
     Raises:
-        UserError: weights are not at hand.
+        UserError: weights are not at hand, or an arm's settings do not fit each other.
     """
     sizes = {}
     first = {run.key[0]: run for run in reversed(study.runs)}
     for arm in study.config.arms:
-        policy = build_policy(first[arm].config, torch.device("cpu"))
+        try:
+            policy = build_policy(first[arm].config, torch.device("cpu"))
+        except UserError as error:
+            raise UserError(f"arm {arm}: {error}") from error
         sizes[arm] = sum(parameter.numel() for parameter in policy.parameters())
     return sizes
 
