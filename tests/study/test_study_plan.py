@@ -231,6 +231,31 @@ WRONG = {
         },
         "differ in training.curriculum",
     ),
+    "other factors": (
+        {"arms": {"baseline": {"factors": {"models": "one"}}, "wsa": {"factors": {"number": "three"}}}},
+        r"arms\.wsa\.factors: names number, the arm baseline models",
+    ),
+    "a level of all arms": (
+        {"arms": {"baseline": {"factors": {"models": "one"}}}},
+        r"arms\.baseline\.factors\.models: is one in every arm",
+    ),
+    "levels of another arm": (
+        {"arms": {"baseline": {"factors": {"models": "one"}}, "wsa": {"factors": {"models": "one"}}}},
+        r"arms\.wsa\.factors: has the levels of the arm baseline",
+    ),
+    "a combination without an arm": (
+        {
+            "arms": {
+                "baseline": {"factors": {"models": "one", "start": "scratch"}},
+                "wsa": {"factors": {"models": "three", "start": "taught"}},
+            }
+        },
+        r"no arm has \{models: one, start: taught\}",
+    ),
+    "a level that is no text": (
+        {"arms": {"baseline": {"factors": {"models": False}}}},
+        r"arms\.baseline\.factors\.models: .*string",
+    ),
 }
 
 
@@ -259,6 +284,22 @@ def test_every_ready_study_resolves_with_report_seeds(name):
     assert study.config.purpose == "report"
     assert len(study.config.arms) >= 2
     assert all(arm.description for arm in study.config.arms.values())
+
+
+def test_factors_of_the_ready_studies_are_what_their_arms_are():
+    for run in load_study("ablation").runs:
+        levels = load_study("ablation").config.arms[run.key[0]].factors
+        agent = run.config.actor_critic
+        models = agent.wsa_config.ptms if agent.use_wsa else (agent.backbone,)
+        names = {model.model_type for model in models}
+        assert ("graph_gnn_connectivity" in names) == (levels["weights"] == "pretrained")
+        assert len(models) == {"one": 1, "two": 2}[levels["models"]]
+        assert (run.config.encoder.simplicial == "off") == (levels["embedding"] == "plain")
+    for name, start in (("transfer", "elsewhere"), ("pretrain-then-wsa", "taught")):
+        for run in load_study(name).runs:
+            levels = load_study(name).config.arms[run.key[0]].factors
+            assert (levels["start"] == start) == (run.start_from is not None)
+            assert (levels["models"] == "three") == run.config.actor_critic.use_wsa
 
 
 def test_the_ready_studies_are_those_that_were_asked_for():

@@ -29,6 +29,7 @@ from durotaxis.analysis.study_results.beyond import (
     transfer_table,
 )
 from durotaxis.analysis.study_results.cost import cost_table, speeds_table
+from durotaxis.analysis.study_results.factors import factors_table
 from durotaxis.analysis.study_results.plan import arms_table, scenarios_table
 from durotaxis.analysis.study_results.rows import ALL
 from durotaxis.analysis.study_results.runs import runs_table
@@ -154,6 +155,7 @@ def _sections(judged: Judged) -> list[Section]:
         _main(judged.study),
         _goal(judged),
         _helps(judged),
+        _factors(judged.study),
         _curves(judged.study),
         _distributions(judged),
         _tampering(judged.study),
@@ -239,6 +241,23 @@ def _helps(judged: Judged) -> Section:
 
 def _picture(name: str, alt: str, caption: str, figure: Figure | None) -> list[Picture]:
     return [] if figure is None else [Picture(name, alt, caption, figure)]
+
+
+def _factors(study: Study) -> Section:
+    from durotaxis.analysis.study_figures import factors
+
+    blocks: list[Block] = [
+        *_tables(factors_table(study)),
+        *_picture(
+            "factors",
+            "What each factor adds to the final score, and what pairs of them add beyond that, with 95 % "
+            "intervals; a row per factor.",
+            "Mean over seeds with 95 % interval; 'mean' is that over the scenarios that count. Right of the "
+            "line the level that is named first is better, and two factors reinforce each other.",
+            factors(study),
+        ),
+    ]
+    return Section("factors", "What each factor adds", blocks, in_short=True)
 
 
 def _curves(study: Study) -> Section:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from durotaxis.analysis.claims import Comparison, held_out
+from durotaxis.analysis.factors import contrasts, effect_of
 from durotaxis.analysis.figures import COLOURS, GREY, INK, STYLE
 from durotaxis.analysis.scores import performance_profile, probability_of_improvement
 from durotaxis.analysis.stats import Estimate, mean_interval
@@ -196,6 +197,38 @@ def forest(
     axes.set_yticks(range(len(names) + 1), [*(_title(study, name) for name in names), "all that count (IQM)"])
     axes.set_ylim(len(names) + 0.5, -0.5)
     axes.set_xlabel(f"difference to {study.plan.baseline}, {HEADING[study.main_measure]}{_exceptions(study)}")
+    legend_above(figure, axes)
+    return figure
+
+
+@styled
+def factors(study: Study) -> Figure | None:
+    """Effects of factors with 95 % intervals, the scenarios that count side by side and their mean."""
+    places = [("mean", study.main_scenarios)] if len(study.main_scenarios) > 1 else []
+    places += [(name, (name,)) for name in study.main_scenarios]
+    values = held_out(study, study.main_measure)
+    rows = contrasts(study.plan.arms)
+    found = {
+        (row, place): gap
+        for row, contrast in enumerate(rows)
+        for place, scenarios in places
+        if (gap := effect_of(contrast, scenarios, values)).mean is not None
+    }
+    if not found:
+        return None
+    figure, (axes,) = _panels(1, len(rows) * max(0.42, 0.2 * len(places)) + 0.9)
+    step, named = 0.8 / len(places), set()
+    for index, (place, _) in enumerate(places):
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        for row in range(len(rows)):
+            if (row, place) in found:
+                y = row - 0.4 + (index + 0.5) * step
+                _whisker(axes, found[row, place], y, colour, marker, None if place in named else place)
+                named.add(place)
+    axes.axvline(0, color=INK, linewidth=1.0)
+    axes.set_yticks(range(len(rows)), [contrast.name for contrast in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(f"difference in {HEADING[study.main_measure]}")
     legend_above(figure, axes)
     return figure
 

@@ -31,8 +31,10 @@ from durotaxis.analysis.claims import (
     time_ratio,
     word_of,
 )
+from durotaxis.analysis.factors import contrasts, effect_of
 from durotaxis.analysis.stats import MIN_SIGNAL, Estimate, mean_interval
 from durotaxis.analysis.study import HEADING, Scale, Study, score_of
+from durotaxis.analysis.study_results.factors import factor_word
 from durotaxis.analysis.study_results.runs import commit_of, differing
 from durotaxis.analysis.study_tables import Column, cell_text
 from durotaxis.records import TRAINED, TUNING
@@ -89,6 +91,7 @@ def headline(judged: Judged) -> list[str]:
             lines += _of_claims([verdict for verdict in judged.claims if verdict.arm == arm])
             lines += _of_cost(study, arm)
             lines += _of_attention(study, arm)
+    lines += _of_factors(study)
     if study.failed:
         lines.append(
             f"{len(study.failed)} of {len(study.records)} runs failed; they count as agents that learnt "
@@ -160,6 +163,16 @@ def _where(judged: Judged, arm: str) -> list[str]:
     verbs = {HELPS: "helps on", NEUTRAL: "is neutral on", HURTS: "hurts on", UNDECIDED: "is undecided on"}
     parts = [f"{verbs[word]} {', '.join(places[word])}" for word in verbs if word in places]
     return [f"Place by place, {arm} {'; '.join(parts)}."] if parts else []
+
+
+def _of_factors(study: Study) -> list[str]:
+    values = held_out(study, study.main_measure)
+    parts = []
+    for contrast in contrasts(study.plan.arms):
+        gap = effect_of(contrast, study.main_scenarios, values)
+        if gap.mean is not None:
+            parts.append(f"{contrast.name}: {factor_word(contrast, gap).text}, {_signed(gap)}")
+    return [f"Factors, by {HEADING[study.main_measure]}: {'; '.join(parts)}."] if parts else []
 
 
 def _of_goal(verdicts: Sequence[Verdict]) -> list[str]:
@@ -369,6 +382,12 @@ def glossary(study: Study) -> list[tuple[str, str]]:
             "Arms are compared at the seeds that both have; the same seed gives both the same worlds. "
             "Hedges' g is the mean difference over the standard deviation of paired differences, without "
             "its small-sample bias.",
+        ),
+        (
+            "Factors",
+            "Where arms are crossed: mean over the arms that have a level of the factor less the mean over "
+            "those that have its first, within each seed. 'a x b' is what a adds where b has its other level "
+            "less what it adds where b has its first; a factor's own row averages over both.",
         ),
         (
             "Area under the curve",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class ArmPlan:
     changes: Mapping[str, Any]  # dotted key -> value, over the configuration that all arms share
     tried: Sequence[str]  # variants of it that were looked at on tuning seeds before, a line each
     start_from: Mapping[str, Any] | None  # whose trained weights it begins with
+    factors: Mapping[str, str] = field(default_factory=dict)  # factor -> level, of crossed arms
 
 
 @dataclass(frozen=True)
@@ -306,9 +307,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _require_keys(path: Path | str, data: Any, kind: type) -> None:
-    """Raise RecordError unless `data` has exactly the fields of a dataclass."""
-    names = {field.name for field in fields(kind)}
+    """Raise RecordError unless `data` has the fields of a dataclass; those with a default may be missing."""
+    names = {part.name for part in fields(kind)}
+    needed = {part.name for part in fields(kind) if part.default is part.default_factory is MISSING}
     given = set(data) if isinstance(data, Mapping) else set()
-    if given != names:
-        what = ", ".join(sorted(given ^ names))
+    if not needed <= given <= names:
+        what = ", ".join(sorted((needed - given) | (given - names)))
         raise RecordError(f"{path}: not a record of this version ({what}); make the run again")

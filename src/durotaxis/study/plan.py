@@ -70,6 +70,7 @@ class ArmConfig(Config):
     overrides: dict[str, Any] = Field(default_factory=dict)  # sections of a training configuration
     tried: tuple[str, ...] = ()  # variants of it looked at on tuning seeds before; one line each
     start_from: StartFrom | None = None
+    factors: dict[str, str] = Field(default_factory=dict)  # factor -> level, of arms that are crossed
 
 
 class ScenarioEntry(Config):
@@ -231,6 +232,11 @@ class StudyConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _factors_are_crossed(self) -> StudyConfig:
+        _require_crossed({name: arm.factors for name, arm in self.arms.items() if arm.factors})
+        return self
+
+    @model_validator(mode="after")
     def _only_the_study_says_where_and_with_which_seed(self) -> StudyConfig:
         places = {"overrides": self.overrides}
         places |= {f"arms.{name}.overrides": arm.overrides for name, arm in self.arms.items()}
@@ -270,6 +276,34 @@ class StudyConfig(Config):
     def purpose(self) -> str:
         """TUNING or REPORT, by its seeds."""
         return TUNING if self.seeds[0] in TUNING_SEEDS else REPORT
+
+
+def _require_crossed(arms: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise KeyedError unless the arms with factors are one of each combination of their levels."""
+    first, factors = next(iter(arms.items()), ("", {}))
+    cells: dict[tuple[str, ...], str] = {}
+    for name, levels in arms.items():
+        if set(levels) != set(factors):
+            raise KeyedError(
+                f"arms.{name}.factors",
+                f"names {', '.join(levels)}, the arm {first} {', '.join(factors)}; arms that are crossed "
+                "have the same ones",
+            )
+        cell = tuple(levels[factor] for factor in factors)
+        if cell in cells:
+            raise KeyedError(f"arms.{name}.factors", f"has the levels of the arm {cells[cell]}")
+        cells[cell] = name
+    known = {factor: list(dict.fromkeys(levels[factor] for levels in arms.values())) for factor in factors}
+    for factor, levels_of in known.items():
+        if len(levels_of) == 1:
+            raise KeyedError(
+                f"arms.{first}.factors.{factor}",
+                f"is {levels_of[0]} in every arm; a factor has two levels or more, so leave it out",
+            )
+    for cell in itertools.product(*known.values()):
+        if arms and cell not in cells:
+            lacking = ", ".join(f"{factor}: {level}" for factor, level in zip(known, cell, strict=True))
+            raise KeyedError("arms", f"no arm has {{{lacking}}}; factors need one for every combination")
 
 
 @dataclass(frozen=True)

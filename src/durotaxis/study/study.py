@@ -518,6 +518,7 @@ def _plan(study: Study, known: StudyPlan | None) -> StudyPlan:
             changes=dict(leaves(arm.overrides)) if arm.overrides else {},
             tried=arm.tried,
             start_from=None if arm.start_from is None else arm.start_from.model_dump(),
+            factors=arm.factors,
         )
         for name, arm in config.arms.items()
     ]
