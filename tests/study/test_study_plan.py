@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from study_cases import TINY, write_study
@@ -300,6 +301,20 @@ def test_factors_of_the_ready_studies_are_what_their_arms_are():
             levels = load_study(name).config.arms[run.key[0]].factors
             assert (levels["start"] == start) == (run.start_from is not None)
             assert (levels["models"] == "three") == run.config.actor_critic.use_wsa
+
+
+def test_the_runs_beside_the_first_result_are_those_of_its_arms():
+    """So that records of one are records of the other."""
+    main = load_study("baseline-vs-wsa")
+    beside = load_study(Path(__file__).parents[2] / "docs/results/baseline-vs-wsa/one-model-or-three.yaml")
+    for scenario, seed in itertools.product(("moat", "patches"), range(100, 105)):
+        for own, other in (("wsa", "wsa"), ("resnet", "baseline")):
+            run, same = beside.run((own, scenario, seed)), main.run((other, scenario, seed))
+            assert run.digest == same.digest
+            known = {(p.scenario, p.condition, p.intervention): (p.episodes, p.world) for p in same.probes}
+            assert all(
+                known[(p.scenario, p.condition, p.intervention)] == (p.episodes, p.world) for p in run.probes
+            )
 
 
 def test_the_ready_studies_are_those_that_were_asked_for():
