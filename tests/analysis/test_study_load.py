@@ -161,3 +161,21 @@ def test_settings_are_scenarios_made_from_the_same(tmp_path):
     places = [scenario("moat"), scenario("moat-dense", **{"env.num_initial_nodes": 9}), scenario("stripes")]
     write_study(tmp_path, plan(scenarios=places, seeds=[100]), with_configs=False)
     assert load_study(tmp_path).settings() == {"moat": ("moat", "moat-dense")}
+
+
+def test_the_curve_of_a_taught_arm_rises_through_its_lesson(tmp_path):
+    """From random's level at its begin to the first point that is known, in a straight line."""
+    base, taught = plan().arms
+    taught = replace(
+        taught, start_from={"arm": "baseline", "scenario": None, "by": "distillation", "steps": 9}
+    )
+    made = plan(arms=[base, taught], seeds=range(100, 102), scenarios=[scenario("moat")])
+    write_study(tmp_path, made, with_cost=False, with_configs=False)
+    study = load_study(tmp_path)
+    for arm in ("baseline", "wsa"):
+        for run in study.runs(arm, "moat"):
+            steps, values = study.curve(run, "normalised_return")
+            dense = np.linspace(0, study.plan.total_steps, 200_001)
+            first = 0.0 if arm == "wsa" else values[0]
+            slow = np.interp(dense, [0.0, *steps], [first, *values]).mean()
+            assert study.areas(arm, "moat")[run.seed] == pytest.approx(slow, abs=1e-4)

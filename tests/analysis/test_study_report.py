@@ -20,9 +20,9 @@ from analysis.fake_study import REFERENCES, plan, record, scenario, write_study
 from durotaxis.analysis.report import FORMATS, write_report
 from durotaxis.analysis.scores import aggregate, difference
 from durotaxis.analysis.stats import wilson
-from durotaxis.analysis.study import Study
+from durotaxis.analysis.study import Study, load_study
 from durotaxis.analysis.study_figures import shares
-from durotaxis.analysis.study_words import held_out_episodes, units
+from durotaxis.analysis.study_words import Judged, headline, held_out_episodes, units
 from durotaxis.records import TUNING, RecordError, write_record
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -176,7 +176,7 @@ def test_numbers_in_the_csv_equal_a_slow_computation(made):
 def test_the_headline_is_the_truth_with_its_intervals(made):
     report, text = made[2:]
     first, rests, places, goal, _, cost, attention, failed = report.headline
-    assert re.match(r"wsa scores the same as baseline within ±0.1 .* difference \+?-?0\.0\d \[", first)
+    assert re.match(r"wsa scores within ±0.1 of baseline .* difference \+?-?0\.0\d \[", first)
     assert re.fullmatch(
         r"That rests on what is counted: without moat hurts \(-0\.1\d \[.*\]\); without stripes helps \(.*\)\.",
         rests,
@@ -393,6 +393,23 @@ def test_odd_studies_are_reported_for_what_they_are(odd, name, said):
     assert said in odd(name)[1]
 
 
+def test_the_goal_and_the_claims_are_of_fusion_against_a_single_model(tmp_path):
+    for name, fused, judged in (
+        ("unknown", (None, None), True),
+        ("single against fused", (False, True), True),
+        ("both fused", (True, True), False),
+        ("both single", (False, False), False),
+        ("fused first", (True, False), False),
+    ):
+        arms = [replace(arm, use_wsa=use) for arm, use in zip(plan().arms, fused, strict=True)]
+        made = plan(seeds=range(100, 103), scenarios=MOAT, arms=arms)
+        write_study(tmp_path / name, made, with_cost=False, with_configs=False)
+        found = Judged.of(load_study(tmp_path / name))
+        assert bool(found.goals) == bool(found.claims) == judged, name
+        said = any(line.startswith(("The goal", "Of the guide")) for line in headline(found))
+        assert said == judged, name
+
+
 def test_no_verdict_without_an_interval(odd):
     report, _ = odd("one seed")
     assert report.headline[1].startswith("Undecided")
@@ -402,7 +419,7 @@ def test_no_verdict_without_an_interval(odd):
 
 def test_arms_that_all_failed_are_no_better_than_each_other(odd):
     report, _ = odd("all failed")
-    assert report.headline[0].startswith("wsa scores the same as baseline within ±0.1")
+    assert report.headline[0].startswith("wsa scores within ±0.1 of baseline")
     assert {row["verdict"] for row in rows_of(report, "helps")} == {"neutral"}
     assert {row["without failed runs"] for row in rows_of(report, "helps")} == {""}
 

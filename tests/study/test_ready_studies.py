@@ -79,6 +79,15 @@ def test_every_arm_of_a_ready_study_can_be_made_in_its_full_size(name):
     assert list(require_arms(study)) == list(study.config.arms)
 
 
+def test_fusion_rules_have_as_many_parameters_as_wsa():
+    """`concat` has wider heads; `projected_concat` has more by itself."""
+    sizes = require_arms(load_study("fusion-methods", []))
+    budget = 31_617  # of WSA between embeddings and R
+    for arm in ("mean", "first", "dot-product", "paper"):
+        assert abs(sizes[arm] - sizes["wsa"]) <= 0.01 * budget
+    assert sizes["projected-concat"] - sizes["wsa"] == 49_280 - budget
+
+
 def test_an_arm_that_cannot_be_made_is_named():
     unfit = "arms.projected-concat.overrides.actor_critic.wsa_config.match_parameters=true"
     with pytest.raises(UserError, match=r"^arm projected-concat: match_parameters: .* 49,280 parameters"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 
 from durotaxis.core.config import load_config
 from durotaxis.core.errors import UserError
+from durotaxis.records import EPISODES, METRICS
 from durotaxis.study.config import RootConfig, find_config
 from durotaxis.study.cost import _PeakOfTensors, measure_cost
-from durotaxis.study.execute import attention, curve, rounded
+from durotaxis.study.execute import Assignment, attention, curve, failed_record, rounded
 from durotaxis.study.plan import under_condition
 
 RNG = np.random.default_rng(0)
@@ -125,3 +127,29 @@ def test_costs_are_of_the_same_colonies_and_count_parameters(monkeypatch):
     assert one.peak_memory_mb < wide.peak_memory_mb
     assert len(set(cost.num_nodes.values())) == 1
     assert dataclasses.asdict(cost)["steps_per_rollout"] == 4
+
+
+def test_steps_of_a_lesson_are_on_the_axis_of_what_follows(tmp_path):
+    rows = [{"step": step, "return": 1.0, "success": 0, "final/front_progress": 0.2} for step in (8, 16)]
+    append_rows(tmp_path / EPISODES, rows)
+    append_rows(
+        tmp_path / METRICS,
+        [{"step": step, "episodes": step // 8, "elapsed_s": 2.0, "host_memory_mb": 1.0} for step in (8, 16)],
+    )
+    made = {start: failed_record(assignment_of(tmp_path, start), 1, "no memory") for start in (None, 32)}
+    assert made[None].curve["step"] == [8, 16]
+    assert made[32].curve["step"] == [40, 48]
+    assert (made[None].steps, made[32].steps) == (16, 48)
+    assert made[None].cost["steps_per_s"] == made[32].cost["steps_per_s"] == 8.0
+    assert made[None].curve["return"] == made[32].curve["return"] == [1.0, 1.0]
+    (tmp_path / "none").mkdir()
+    assert failed_record(assignment_of(tmp_path / "none", 32), 1, "no memory").steps == 32
+
+
+def append_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def assignment_of(directory, start_steps):
+    by = None if start_steps is None else "distillation"
+    return Assignment("s", "taught", "moat", 0, "c.yaml", "0" * 12, str(directory), "p", by, start_steps, ())

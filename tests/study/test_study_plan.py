@@ -253,6 +253,10 @@ WRONG = {
         },
         r"no arm has \{models: one, start: taught\}",
     ),
+    "a level that is no name": (
+        {"arms": {"baseline": {"factors": {"models": "$\\frac$"}}}},
+        r"arms\.baseline\.factors: '\$.*': factors and levels are made of letters",
+    ),
     "a level that is no text": (
         {"arms": {"baseline": {"factors": {"models": False}}}},
         r"arms\.baseline\.factors\.models: .*string",
@@ -294,12 +298,12 @@ def test_factors_of_the_ready_studies_are_what_their_arms_are():
         models = agent.wsa_config.ptms if agent.use_wsa else (agent.backbone,)
         names = {model.model_type for model in models}
         assert ("graph_gnn_connectivity" in names) == (levels["weights"] == "pretrained")
-        assert len(models) == {"one": 1, "two": 2}[levels["models"]]
+        assert len(models) == {"alone": 1, "wsa": 2}[levels["fusion"]]
         assert (run.config.encoder.simplicial == "off") == (levels["embedding"] == "plain")
     for name, start in (("transfer", "elsewhere"), ("pretrain-then-wsa", "taught")):
         for run in load_study(name).runs:
             levels = load_study(name).config.arms[run.key[0]].factors
-            assert (levels["start"] == start) == (run.start_from is not None)
+            assert (levels["start"] in (start, "own")) == (run.start_from is not None)
             assert (levels["models"] == "three") == run.config.actor_critic.use_wsa
 
 

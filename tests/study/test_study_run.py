@@ -17,6 +17,7 @@ import yaml
 from study_cases import FakeLauncher, fake_record, write_study
 
 from durotaxis.cli import run as cli
+from durotaxis.cli.study import _names
 from durotaxis.core.errors import UserError
 from durotaxis.ppo import load
 from durotaxis.records import (
@@ -121,6 +122,13 @@ def test_a_crash_is_started_again_and_given_up_after_the_stated_number_of_times(
     elsewhere = opened(tmp_path, {"attempts": 3}, selection=Selection(arms=("baseline",)))
     assert forget_failures(elsewhere).failed
     assert names(forget_failures(state)) == ["wsa/moat/0"]
+    assert '"retried"' in (state.directory / "study.jsonl").read_text()
+    assert (state.directory / "study.jsonl").read_text().count("loss is not finite") == 4
+    # What failed before is not forgotten: it has as many attempts again, and its record counts all of them.
+    again = FakeLauncher(act)
+    state = run_study(opened(tmp_path, {"attempts": 3}), again)
+    assert again.started == [("wsa/moat/0", n) for n in (4, 5, 6)]
+    assert read_record(record_path(state.directory, "wsa", "moat", 0)).attempts == 6
 
 
 def test_crashes_of_another_design_do_not_count(tmp_path):
@@ -249,13 +257,29 @@ def test_equal_runs_are_borrowed_under_another_name_and_others_are_not(tmp_path)
     (tmp_path / "other.yaml").write_text(text)
     other = load_study(tmp_path / "other.yaml")
     place = open_study(other, tmp_path / "other").directory
-    assert borrow_records(other, place, tmp_path / "study") == 8
+    assert borrow_records(other, place, tmp_path / "study").taken == 8
     state = open_study(other, place)
+    assert str(borrow_records(other, place, tmp_path / "study")) == (
+        "0 records fit and were taken; left: 8 already there"
+    )
     assert {run.key[0] for run in state.left} == {"sharp"}
     assert state.records[("plain-wsa", "moat", 100)].study == "other"
     judged = {**REPORTED, "evaluation": {"episodes": 5}}
     stricter = opened(tmp_path, judged, "stricter", borrow=tmp_path / "study")
     assert len(stricter.left) == 8
+
+
+def test_names_have_commas_between_them_and_some_in_them():
+    known = ["moat,clip_range=0.1", "moat,clip_range=0.2", "linear", "moat"]
+    for text, names in (
+        ("linear", ("linear",)),
+        ("linear,moat", ("linear", "moat")),
+        ("moat,clip_range=0.1", ("moat,clip_range=0.1",)),
+        ("moat,clip_range=0.2, linear,moat", ("moat,clip_range=0.2", "linear", "moat")),
+        ("moot,clip_range=0.1", ("moot", "clip_range=0.1")),
+    ):
+        assert _names(text, known) == names
+    assert _names(None, known) is None
 
 
 def test_reported_seeds_are_run_once(tmp_path):

@@ -25,7 +25,7 @@ MARGIN = 0.1
 """Differences of scores wholly within this are no difference that matters: half the goal's."""
 GOAL_DIFFERENCE, GOAL_AREA, GOAL_CEILING, GOAL_STEPS, GOAL_TIME = 0.2, 1.2, 0.8, 0.7, 1.5
 USELESS = "-with-useless"
-"""An arm named `<arm>-with-useless` is that arm with one of its models replaced by a useless one."""
+"""An arm named `<arm>-with-useless` is that arm with a useless model among its own."""
 
 PerRun = Callable[[str, str], PerSeed]
 """(arm, scenario) -> seed -> value."""

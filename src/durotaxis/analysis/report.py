@@ -189,6 +189,8 @@ def _plan(study: Study) -> Section:
         f"{plan.total_steps:,} environment steps each. {held_out_episodes(study)} Arms are compared with "
         f"{plan.baseline}."
     )
+    if any(arm.start_from for arm in plan.arms):
+        text += " What an arm starts from was trained before: those steps are not among its own."
     blocks: list[Block] = [arms_table(study), scenarios_table(study)]
     tried = [
         f"{arm.name}:\n" + "\n".join(f"  {line}" for line in arm.tried) for arm in plan.arms if arm.tried
@@ -356,8 +358,11 @@ def _claims(judged: Judged) -> Section:
 
 def _provenance(study: Study) -> Section:
     plan = study.plan
-    blocks: list[Block] = [runs_table(study), Listing("Command", plan.command), *_configurations(study)]
+    configurations = _configurations(study)
+    blocks: list[Block] = [runs_table(study), Listing("Command", plan.command), *configurations]
     text = f"Planned by durotaxis {plan.version}; records of format {plan.format}."
+    if not configurations:
+        text += f" Configurations are not shown: the study's directory has no {CONFIGS}/."
     return Section("reproducibility", "Reproducibility", blocks, [text])
 
 

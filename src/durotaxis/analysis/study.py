@@ -23,6 +23,7 @@ from durotaxis.records import (
     RECORDS,
     STUDY,
     TRAINED,
+    ArmPlan,
     RecordError,
     RunPlan,
     RunRecord,
@@ -118,6 +119,13 @@ class Study:
         """Runs that failed for good."""
         return tuple(record for record in self.records.values() if record.status == FAILED)
 
+    def _arm(self, name: str) -> ArmPlan:
+        return next(arm for arm in self.plan.arms if arm.name == name)
+
+    def tests_wsa(self, arm: str) -> bool:
+        """Whether an arm against the baseline is fusion against a single model, as far as is known."""
+        return not self._arm(self.plan.baseline).use_wsa and self._arm(arm).use_wsa is not False
+
     def scenario(self, name: str) -> ScenarioPlan:
         """The plan of a scenario."""
         return next(scenario for scenario in self.plan.scenarios if scenario.name == name)
@@ -208,11 +216,20 @@ class Study:
         return {seed: number(steps, values) for seed, (steps, values) in curves.items() if len(steps)}
 
     def areas(self, arm: str, scenario: str) -> PerSeed:
-        """Area under each run's training curve over the length of training: its mean height."""
-        total = self.plan.total_steps
-        return self._of_curves(
-            arm, scenario, lambda steps, values: float(area_under_curve(steps, values, total))
-        )
+        """Area under each run's training curve over the length of training: its mean height.
+
+        Of a lesson before the training nothing is known but its end: the curve rises to there from random's
+        level in a straight line.
+        """
+        total, random = self.plan.total_steps, self._of_random(scenario, self.measure(scenario))
+        is_taught = (self._arm(arm).start_from or {}).get("by") == "distillation"
+
+        def area(steps: np.ndarray, values: np.ndarray) -> float:
+            if is_taught:
+                steps, values = np.append(0.0, steps), np.append(random, values)
+            return float(area_under_curve(steps, values, total))
+
+        return self._of_curves(arm, scenario, area)
 
     def beginnings(self, arm: str, scenario: str) -> PerSeed:
         """Mean of each run's training curve over the first tenth (at least its first point)."""

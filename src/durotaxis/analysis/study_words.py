@@ -68,7 +68,7 @@ class Judged:
     def of(cls, study: Study) -> Judged:
         """Judge a study."""
         # Claim by claim rather than arm by arm: what is compared stands together.
-        by_arm = [(goals(study, arm), claims(study, arm)) for arm in study.others]
+        by_arm = [(goals(study, arm), claims(study, arm)) for arm in study.others if study.tests_wsa(arm)]
         goal_rows = [verdict for row in zip(*(pair[0] for pair in by_arm), strict=True) for verdict in row]
         claim_rows = [verdict for row in zip(*(pair[1] for pair in by_arm), strict=True) for verdict in row]
         return cls(study, effects(study), goal_rows, claim_rows)
@@ -122,7 +122,7 @@ def comparison(study: Study, arm: str) -> str:
     if word in _SCORES:
         return f"{arm} {_SCORES[word]} {base} {by}."
     if word == NEUTRAL:
-        return f"{arm} scores the same as {base} within ±{MARGIN} {by}."
+        return f"{arm} scores within ±{MARGIN} of {base} {by}."
     if gap.low is None:
         return f"Undecided whether {arm} scores higher than {base} {by}: too few seeds for an interval."
     return f"Undecided whether {arm} scores higher or lower than {base} {by}."
@@ -176,6 +176,8 @@ def _of_factors(study: Study) -> list[str]:
 
 
 def _of_goal(verdicts: Sequence[Verdict]) -> list[str]:
+    if not verdicts:
+        return []
     first, second, *rest = verdicts
     words = [_either(first.outcome, second.outcome), *(verdict.outcome for verdict in rest)]
     names = ("score or area", "steps", "spread", "time")
@@ -196,6 +198,8 @@ def _either(first: str, second: str) -> str:
 
 
 def _of_claims(verdicts: Sequence[Verdict]) -> list[str]:
+    if not verdicts:
+        return []
     counts = {
         word: sum(verdict.outcome == word for verdict in verdicts)
         for word in ("held", "not held", "undecided", "not tested here")
@@ -418,8 +422,8 @@ def glossary(study: Study) -> list[tuple[str, str]]:
         ),
         (
             "Redundancy",
-            f"Judged where the study has an arm '<arm>{USELESS}': the same arm with one of its models "
-            f"replaced by a useless one. Held if that costs less than {MARGIN}.",
+            f"Judged where the study has an arm '<arm>{USELESS}': the same arm with a useless model among "
+            f"its own, added or in the place of one. Held if that costs less than {MARGIN}.",
         ),
         (
             "Cost",

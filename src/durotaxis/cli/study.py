@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +110,11 @@ def run(
     console = make_console()
     study = load_study(file, overrides or [])
     place = directory or STUDIES / study.name
-    chosen = Selection(_names(arms), _names(scenarios), _numbers(seeds))
+    chosen = Selection(
+        _names(arms, list(study.config.arms)),
+        _names(scenarios, [setting.name for setting in study.settings]),
+        _numbers(seeds),
+    )
     chosen.of(study)
     if launcher not in LAUNCHERS:
         raise UserError(f"--launcher {launcher} must be one of {', '.join(LAUNCHERS)}")
@@ -120,8 +125,7 @@ def run(
     with alone(place):
         state = open_study(study, place, chosen)
         for source in records or []:
-            taken = borrow_records(study, place, source)
-            _say(console, f"{source}: {taken} records fit and were taken")
+            _say(console, f"{source}: {borrow_records(study, place, source)}")
             state = open_study(study, place, chosen)
         if retry_failed and not plan:
             state = forget_failures(state)
@@ -321,13 +325,20 @@ def _range(entry: Any) -> str:
     return ", ".join([f"{entry['low']} to {entry['high']}", *extra])
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
+def _names(text: str | None, known: Sequence[str]) -> tuple[str, ...] | None:
+    """Names with commas between them, and in them where a known one has some."""
     if text is None:
         return None
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    names: list[str] = []
+    while parts:
+        ends = [end for end in range(len(parts), 1, -1) if ",".join(parts[:end]) in known]
+        end = ends[0] if ends else 1
+        names.append(",".join(parts[:end]))
+        parts = parts[end:]
     if not names:
         raise UserError("a list of names is empty; give names with commas, or leave the option out")
-    return names
+    return tuple(names)
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -46,6 +46,7 @@ class ArmPlan:
     tried: Sequence[str]  # variants of it that were looked at on tuning seeds before, a line each
     start_from: Mapping[str, Any] | None  # whose trained weights it begins with
     factors: Mapping[str, str] = field(default_factory=dict)  # factor -> level, of crossed arms
+    use_wsa: bool | None = None  # whether its actor fuses several models; null: not known
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class RunRecord:
     status: str  # finished, failed
     attempts: int  # how often it was started anew after a crash, and once
     error: str | None  # why it failed
-    steps: int  # environment steps
+    steps: int  # environment steps, those of a lesson before (`by: distillation`) among them
     episodes: int  # finished training episodes
     curve: Mapping[str, Sequence[float]]
     scores: Sequence[Score]

@@ -167,12 +167,17 @@ def _record(
     """What is left of a run; with an `error`, of one that failed, whose files may be missing."""
     directory = Path(assignment.directory)
 
+    lesson = assignment.start_steps or 0
+
     def rows(file: str) -> list[dict[str, Any]]:
         return read_jsonl(directory / file) if (directory / file).exists() else []
 
+    def after_lesson(file: str) -> list[dict[str, Any]]:
+        return [{**row, "step": row["step"] + lesson} for row in rows(file)]
+
     origin = read_object(directory / PROVENANCE) if (directory / PROVENANCE).exists() else {}
     metrics = rows(METRICS)
-    steps = metrics[-1]["step"] if metrics else 0
+    steps = lesson + (metrics[-1]["step"] if metrics else 0)
     return RunRecord(
         study=assignment.study,
         arm=assignment.arm,
@@ -184,9 +189,9 @@ def _record(
         error=error,
         steps=steps,
         episodes=metrics[-1]["episodes"] if metrics else 0,
-        curve=curve(rows(EPISODES), max(steps, 1)),
+        curve=curve(after_lesson(EPISODES), max(steps, 1)),
         scores=tuple(scores),
-        attention=attention(rows(ATTENTION), steps) if error is None else None,
+        attention=attention(after_lesson(ATTENTION), steps) if error is None else None,
         warnings=_warnings(rows(EVENTS)),
         cost=_cost(metrics, origin),
         provenance=_origin(origin),

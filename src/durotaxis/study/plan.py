@@ -283,6 +283,11 @@ def _require_crossed(arms: Mapping[str, Mapping[str, str]]) -> None:
     first, factors = next(iter(arms.items()), ("", {}))
     cells: dict[tuple[str, ...], str] = {}
     for name, levels in arms.items():
+        if wrong := [word for pair in levels.items() for word in pair if not _NAME.fullmatch(word)]:
+            raise KeyedError(
+                f"arms.{name}.factors",
+                f"'{wrong[0]}': factors and levels are made of letters, digits, _ . = + , -",
+            )
         if set(levels) != set(factors):
             raise KeyedError(
                 f"arms.{name}.factors",

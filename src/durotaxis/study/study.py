@@ -240,7 +240,7 @@ class _Driver:
 
     def __init__(self, state: State, launcher: Launcher, report: Report) -> None:
         self.state, self.launcher, self.report = state, launcher, report
-        self.crashes = _crashes(state.directory)
+        self.crashes, self.retries = _ends(state.directory, "crashed"), _ends(state.directory, "retried")
         self.waiting = list(state.left)
         self.running: dict[Key, float] = {}  # since when
         self.refused: dict[Key, str] = {}
@@ -284,7 +284,8 @@ class _Driver:
         why = outcome.crash or "it ended without a word"
         self.crashes[run.digest] += 1
         _log(directory, "crashed", run, why)
-        if self.crashes[run.digest] < self.state.study.config.attempts:
+        allowed = self.state.study.config.attempts * (1 + self.retries[run.digest])
+        if self.crashes[run.digest] < allowed:
             self.waiting.insert(0, run)
             return f"{run.name}: crashed, {why}; it is started again"
         self.keep(failed_record(outcome.assignment, self.crashes[run.digest], why))
@@ -420,13 +421,14 @@ def write_cost(state: State, turns: int, advance: Callable[[int], None] = lambda
 
 
 def forget_failures(state: State) -> State:
-    """Take the records of failed runs that are wanted away, so that they are tried again."""
-    again = [record for record in state.failed if record.key in state.wanted]
-    for record in again:
-        record_path(state.directory, *record.key).unlink()
-    digests = {record.config for record in again}
-    rows = [row for row in _rows(state.directory) if row["config"] not in digests]
-    write_atomic(state.directory / LOG, "".join(json.dumps(row) + "\n" for row in rows))
+    """Take the records of failed runs that are wanted away, so that they are tried again.
+
+    The log keeps why they failed, and attempts are counted on: their new records tell that there were more.
+    """
+    for record in state.failed:
+        if record.key in state.wanted:
+            _log(state.directory, "retried", state.study.run(record.key), record.error or "")
+            record_path(state.directory, *record.key).unlink()
     return replace(state, records=_done(state.study, state.directory))
 
 
@@ -483,34 +485,48 @@ def _has_scores(run: PlannedRun, record: RunRecord) -> bool:
     return {what(probe) for probe in run.probes} <= {what(score) for score in record.scores}
 
 
-def borrow_records(study: Study, directory: Path, place: Path) -> int:
-    """Copy records of runs made elsewhere with equal settings, perhaps under another arm's name.
+@dataclass(frozen=True)
+class Borrowed:
+    """What became of another study's records."""
 
-    Returns:
-        How many were taken.
+    taken: int
+    left: Mapping[str, int]  # why they were left -> how many
+
+    def __str__(self) -> str:
+        left = ", ".join(f"{count} {why}" for why, count in self.left.items())
+        return f"{self.taken} records fit and were taken" + (f"; left: {left}" if left else "")
+
+
+def borrow_records(study: Study, directory: Path, place: Path) -> Borrowed:
+    """Copy records of runs made elsewhere with equal settings, perhaps under another arm's name.
 
     Raises:
         UserError, RecordError: there is no such directory, or a record in it cannot be read.
     """
-    taken = 0
+    taken, left = 0, Counter[str]()
     if not place.is_dir():
         raise UserError(f"--records {place}: no such directory")
     wanted = {(run.digest, run.key[1], run.key[2]): run for run in study.runs}
     for record in read_records(place):
         run = wanted.get((record.config, record.scenario, record.seed))
-        if run is None or record.version != own_version():
-            continue
-        if record.status != FAILED and not _has_scores(run, record):
-            continue
-        if not record_path(directory, *run.key).exists():
+        if run is None:
+            left["of runs that this study does not plan"] += 1
+        elif record.version != own_version():
+            left[f"of durotaxis {record.version}, this is {own_version()}"] += 1
+        elif record.status != FAILED and not _has_scores(run, record):
+            left["without scores that this study asks for"] += 1
+        elif record_path(directory, *run.key).exists():
+            left["already there"] += 1
+        else:
             write_record(directory, replace(record, study=study.name, arm=run.key[0]))
             taken += 1
-    return taken
+    return Borrowed(taken, left)
 
 
 def _plan(study: Study, known: StudyPlan | None) -> StudyPlan:
     config = study.config
     first = {run.key[1]: run.config.env for run in reversed(study.runs)}
+    agents = {run.key[0]: run.config.actor_critic for run in study.runs}
     arms = [
         ArmPlan(
             name=name,
@@ -519,6 +535,7 @@ def _plan(study: Study, known: StudyPlan | None) -> StudyPlan:
             tried=arm.tried,
             start_from=None if arm.start_from is None else arm.start_from.model_dump(),
             factors=arm.factors,
+            use_wsa=agents[name].use_wsa,
         )
         for name, arm in config.arms.items()
     ]
@@ -609,7 +626,6 @@ def _rows(directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _crashes(directory: Path) -> Counter[str]:
-    """How often the run of each digest crashed before."""
-    rows = [row for row in _rows(directory) if row["event"] == "crashed"]
-    return Counter(row["config"] for row in rows)
+def _ends(directory: Path, event: str) -> Counter[str]:
+    """How often the run of each digest ended so before."""
+    return Counter(row["config"] for row in _rows(directory) if row["event"] == event)

@@ -41,7 +41,7 @@ def factors_table(study: Study) -> Table | None:
         "Means over the arms with one level less means over those with the other, within each seed; 95 % "
         f"intervals over seeds, none corrected for the number of rows ({len(rows)}). 'a x b': what a adds "
         "together with b, less what it adds without: reinforce where that is above 0, interfere where below, "
-        f"add up within ±{MARGIN}. With few seeds interactions are known half as well as single factors."
+        f"add up within ±{MARGIN}. Intervals of pairs are twice as wide as those of single factors, or more."
     )
     return Table("factors", "Factors", columns, rows, note) if rows else None
 
