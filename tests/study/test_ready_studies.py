@@ -42,7 +42,10 @@ OWN = {
         for i in (1, 2)
         for key, value in (("enters_at", 16), ("ramp_steps", 0))
     ],
-    "unfreeze": ["arms.unfrozen.overrides.actor_critic.wsa_config.ptms.0.unfreeze_at=16"],
+    "unfreeze": [
+        f"arms.{arm}.overrides.actor_critic.wsa_config.ptms.0.unfreeze_at={step}"
+        for arm, step in (("unfrozen", 16), ("learning", 1))
+    ],
     "robustness": ["vary={ppo.learning_rate: [1e-3, 1e-4]}"],
 }
 SETTINGS = ("robustness",)
