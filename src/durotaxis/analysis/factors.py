@@ -18,6 +18,10 @@ from durotaxis.analysis.stats import NOTHING, Estimate
 from durotaxis.records import ArmPlan
 
 
+Step = tuple[str, str, str]
+"""Factor, first level, other level."""
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Weights of arms that sum to 0."""
@@ -47,10 +51,6 @@ def contrasts(arms: Sequence[ArmPlan]) -> list[Contrast]:
         if one[0] != other[0]
     ]
     return single + double
-
-
-Step = tuple[str, str, str]
-"""Factor, first level, other level."""
 
 
 def _short(step: Step, levels: Mapping[str, Sequence[str]]) -> str:
