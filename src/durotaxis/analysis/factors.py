@@ -17,7 +17,6 @@ from durotaxis.analysis.scores import aggregate
 from durotaxis.analysis.stats import NOTHING, Estimate
 from durotaxis.records import ArmPlan
 
-
 Step = tuple[str, str, str]
 """Factor, first level, other level."""
 
