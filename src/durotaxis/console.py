@@ -16,7 +16,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from durotaxis.ppo import Interrupted, Status
-    from durotaxis.study.study import Running, State
+    from durotaxis.study.drive import Running
+    from durotaxis.study.study import State
 
 PLAIN_SECONDS = 10.0
 """Plain output: one line per so many seconds at most."""

@@ -13,9 +13,11 @@ from durotaxis.analysis.stats import (
     Estimate,
     Sample,
     area_under_curve,
+    detectable,
     mean_interval,
     normalised_return,
     restricted_mean_steps,
+    scatter_within,
     spread,
     steps_to_reach,
     wilson,
@@ -32,6 +34,26 @@ def test_wilson_equals_scipy(count):
         assert ours.high == pytest.approx(theirs.high, abs=1e-12)
         assert 0.0 <= ours.low <= ours.mean <= ours.high <= 1.0
         assert ours.count == count
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_a_detectable_mean_is_detected_as_often_as_promised(count):
+    studies = np.random.default_rng(1).normal(detectable(count, 0.8), 1.0, (4000, count))
+    clear = [mean_interval(values).low > 0 for values in studies.tolist()]
+    assert wilson(sum(clear), len(clear), 0.999).low < 0.8 < wilson(sum(clear), len(clear), 0.999).high
+
+
+def test_scatter_within_a_margin_is_where_the_interval_ends_at_it():
+    values = np.array([-1.0, 1.0, -1.0, 1.0, 0.0])
+    values *= scatter_within(0.1, 5) / values.std(ddof=1)
+    around = mean_interval(values.tolist())
+    assert (around.low, around.high) == (pytest.approx(-0.1), pytest.approx(0.1))
+
+
+@pytest.mark.parametrize("of", [detectable, lambda count: scatter_within(0.1, count)])
+def test_one_value_detects_nothing(of):
+    with pytest.raises(ValueError, match="two values"):
+        of(1)
 
 
 def test_wilson_of_nothing_and_of_nonsense():

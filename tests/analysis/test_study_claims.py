@@ -29,6 +29,7 @@ from durotaxis.analysis.claims import (
 )
 from durotaxis.analysis.stats import NOTHING, Estimate
 from durotaxis.analysis.study import load_study
+from durotaxis.analysis.study_words import comparison
 from durotaxis.records import ArmPlan, Score, write_record
 
 
@@ -53,6 +54,16 @@ def test_where_it_helps_is_the_truth(study):
     }
     for (name, _), effect in found.items():
         assert effect.difference.low <= TRUTH[name] <= effect.difference.high
+
+
+def test_failures_on_both_sides_do_not_make_arms_alike(tmp_path):
+    failed = tuple(run.key for run in plan().runs)
+    write_study(tmp_path / "none", failed=failed)
+    none = load_study(tmp_path / "none")
+    assert {effect.word for effect in effects(none)} == {UNDECIDED}
+    assert comparison(none, "wsa").endswith("no seed finished in both.")
+    write_study(tmp_path / "theirs", failed=tuple(key for key in failed if key[0] == "baseline"))
+    assert {effect.word for effect in effects(load_study(tmp_path / "theirs"))} == {HELPS}
 
 
 def test_differences_equal_a_slow_computation(study):

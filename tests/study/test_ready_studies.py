@@ -10,9 +10,10 @@ from durotaxis.env import DurotaxisEnv
 from durotaxis.records import FINISHED
 from durotaxis.study import calibrate
 from durotaxis.study.config import shipped_studies
+from durotaxis.study.drive import run_study
 from durotaxis.study.launchers import make_launcher
 from durotaxis.study.plan import load_study
-from durotaxis.study.study import Selection, open_study, require_arms, run_study
+from durotaxis.study.study import Selection, open_study, require_arms
 
 pytestmark = pytest.mark.unchecked
 

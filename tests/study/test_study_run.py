@@ -29,6 +29,7 @@ from durotaxis.records import (
     record_path,
     write_record,
 )
+from durotaxis.study.drive import run_study
 from durotaxis.study.launchers import Outcome, make_launcher
 from durotaxis.study.plan import load_study
 from durotaxis.study.run import begin_with_weights, build_policy
@@ -40,7 +41,6 @@ from durotaxis.study.study import (
     forget_failures,
     open_study,
     run_directory,
-    run_study,
 )
 
 pytestmark = pytest.mark.unchecked
@@ -520,6 +520,8 @@ def test_the_plan_is_printed_and_nothing_is_run(tmp_path, capsys, monkeypatch):
         "2 arms x 2 scenarios x 2 seeds (tuning seeds: nothing of this is a result) = 8 runs of 128 steps"
         in said
     )
+    assert "2 seeds find a difference in a scenario with a chance of 80 % where it is 11.5 standard" in said
+    assert "call it neutral where these are at most 0.01" in said
     assert "estimate: " in said
     assert not list(Path("runs/studies/tiny").glob("runs/*/*/*"))
     assert os.listdir("runs/studies/tiny/configs") == []

@@ -28,11 +28,11 @@ from durotaxis.study.search import (
     WORST,
     best_trial,
     plan_search,
-    read_space,
     run_score,
     run_search,
     write_result,
 )
+from durotaxis.study.space import read_space
 
 pytestmark = pytest.mark.unchecked
 

@@ -112,6 +112,12 @@ def word_of(gap: Estimate) -> str:
     return HURTS if gap.high < 0 else UNDECIDED
 
 
+def _counted(gap: Estimate, kept: Estimate) -> str:
+    """`word_of` a difference that counts failed runs; failures on both sides alone do not make arms alike."""
+    word = word_of(gap)
+    return UNDECIDED if word == NEUTRAL and not kept.count else word
+
+
 def effects(study: Study) -> list[Comparison]:
     """Every arm against the baseline: per scenario, and per condition that agents were judged under."""
     found = []
@@ -126,7 +132,7 @@ def effects(study: Study) -> list[Comparison]:
                     for of in (values, finished(study, values), successes)
                 )
                 if gap.count:
-                    word = word_of(gap)
+                    word = _counted(gap, kept)
                     found.append(Comparison(arm, scenario, condition, measure, gap, kept, success, word))
     return found
 
@@ -146,6 +152,13 @@ def _ratio(first: list[np.ndarray], second: list[np.ndarray]) -> Estimate:
 def main_difference(study: Study, arm: str) -> Estimate:
     """What the headline rests on: IQM of the main measure over the scenarios that count, arm - baseline."""
     return compare(study, arm, study.main_scenarios, held_out(study, study.main_measure), _iqm_gap)
+
+
+def main_word(study: Study, arm: str) -> str:
+    """What `main_difference` says."""
+    values = finished(study, held_out(study, study.main_measure))
+    kept = [compare(study, arm, [name], values, _mean_gap) for name in study.main_scenarios]
+    return _counted(main_difference(study, arm), next((gap for gap in kept if gap.count), NOTHING))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import chdtri, ndtri, stdtr, stdtrit
+from scipy.special import chdtri, nctdtrinc, ndtri, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 MIN_SIGNAL = 5.0
@@ -117,6 +117,26 @@ def p_of_mean(values: Sequence[float]) -> float | None:
     if sample.standard_error == 0:
         return 1.0 if sample.mean == 0 else 0.0
     return float(2 * stdtr(sample.count - 1, -abs(sample.mean) / sample.standard_error))
+
+
+def detectable(count: int, power: float = 0.8, confidence: float = CONFIDENCE) -> float:
+    """The true mean, in standard deviations, from which on a t interval is clear of 0 with that power.
+
+    By the noncentral t distribution, for `count` >= 2 independent normal values; that the interval may be
+    clear on the wrong side is left out. Source: J. Cohen, "Statistical Power Analysis for the Behavioral
+    Sciences" (1988), chapter 2.
+    """
+    if count < 2:
+        raise ValueError(f"count of {count}; an interval needs two values or more")
+    critical = stdtrit(count - 1, 0.5 + confidence / 2)
+    return float(nctdtrinc(count - 1, 1 - power, critical)) / math.sqrt(count)
+
+
+def scatter_within(margin: float, count: int, confidence: float = CONFIDENCE) -> float:
+    """Up to which standard deviation a t interval of `count` >= 2 values around 0 is within a margin."""
+    if count < 2:
+        raise ValueError(f"count of {count}; an interval needs two values or more")
+    return margin * math.sqrt(count) / float(stdtrit(count - 1, 0.5 + confidence / 2))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -25,6 +25,7 @@ from durotaxis.analysis.claims import (
     goals,
     held_out,
     main_difference,
+    main_word,
     paired,
     subset_difference,
     subsets,
@@ -118,13 +119,15 @@ def comparison(study: Study, arm: str) -> str:
     runs = f"{many} seed{'s' if seeds[-1] != 1 else ''}"
     names = ", ".join(study.main_scenarios)
     by = f"by {HEADING[study.main_measure]} (IQM over {names}; {runs}): difference {_signed(gap)}"
-    word = word_of(gap)
+    word = main_word(study, arm)
     if word in _SCORES:
         return f"{arm} {_SCORES[word]} {base} {by}."
     if word == NEUTRAL:
         return f"{arm} scores within ±{MARGIN} of {base} {by}."
     if gap.low is None:
         return f"Undecided whether {arm} scores higher than {base} {by}: too few seeds for an interval."
+    if word_of(gap) == NEUTRAL:
+        return f"Undecided whether {arm} scores higher or lower than {base} {by}: no seed finished in both."
     return f"Undecided whether {arm} scores higher or lower than {base} {by}."
 
 
@@ -136,7 +139,7 @@ def _pairs(study: Study, arm: str, scenario: str) -> int:
 
 def _rests_on(study: Study, arm: str) -> list[str]:
     """What the comparison would be without a scenario or without failed runs, where its verdict changes."""
-    word = word_of(main_difference(study, arm))
+    word = main_word(study, arm)
     parts = [(part.name, subset_difference(study, arm, part)) for part in subsets(study)]
     other = [
         f"{name} {word_of(gap)} ({_signed(gap)})"

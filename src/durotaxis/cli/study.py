@@ -92,6 +92,7 @@ def run(
 
     Killed or interrupted, the same command goes on. Ctrl-C saves what is running.
     """
+    from durotaxis.study.drive import run_study
     from durotaxis.study.launchers import LAUNCHERS, make_launcher
     from durotaxis.study.plan import load_study
     from durotaxis.study.study import (
@@ -103,7 +104,6 @@ def run(
         forget_failures,
         open_study,
         require_arms,
-        run_study,
         write_cost,
     )
 
@@ -202,10 +202,10 @@ def search(
         best_trial,
         import_optuna,
         plan_search,
-        read_space,
         run_search,
         write_result,
     )
+    from durotaxis.study.space import read_space
     from durotaxis.study.study import require_arms
 
     console = make_console()
@@ -314,7 +314,21 @@ def _print_plan(console: Console, state: State, sizes: dict[str, int]) -> None:
     columns = ("arm", "parameters", "variants tried", "done", "to make", "description")
     console.print(table("", columns, rows))
     _say(console, f"scenarios: {', '.join(setting.name for setting in study.settings)}")
+    if len(config.seeds) > 1:
+        _say(console, _what_can_be_found(len(config.seeds)))
     _say(console, f"directory: {state.directory}")
+
+
+def _what_can_be_found(seeds: int) -> str:
+    """How large a difference has to be, so that nobody waits for hours for `undecided`."""
+    from durotaxis.analysis.claims import MARGIN
+    from durotaxis.analysis.stats import detectable, scatter_within
+
+    return (
+        f"{seeds} seeds find a difference in a scenario with a chance of 80 % where it is "
+        f"{detectable(seeds):.1f} standard deviations of an arm's paired differences, and call it neutral "
+        f"where these are at most {scatter_within(MARGIN, seeds):.2f}"
+    )
 
 
 def _range(entry: Any) -> str:

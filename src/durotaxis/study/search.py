@@ -13,16 +13,14 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
 
-from durotaxis.core.config import Config, ConfigError, KeyedError, build_config, merge
+from durotaxis.core.config import build_config, merge
 from durotaxis.core.errors import UserError
-from durotaxis.core.marks import MarkedError, dump, read_file
+from durotaxis.core.marks import dump
 from durotaxis.records import (
     FAILED,
     REPORT,
@@ -36,17 +34,18 @@ from durotaxis.records import (
     write_json,
 )
 from durotaxis.study.config import RootConfig
+from durotaxis.study.drive import Report, run_study
 from durotaxis.study.launchers import Launcher
-from durotaxis.study.plan import ArmConfig, EvaluationConfig, Study, base_values, nested, resolve_study
+from durotaxis.study.plan import Study, base_values, nested, resolve_study
 from durotaxis.study.score import NORMALISERS
-from durotaxis.study.study import Report, Selection, State, alone, borrow_records, open_study, run_study
+from durotaxis.study.space import SECTIONS, Choices, Range, Space, text_of
+from durotaxis.study.study import Selection, State, alone, borrow_records, open_study
+from durotaxis.study.study_file import ArmConfig, EvaluationConfig
 
 SEARCHES = Path("runs/searches")
 STORAGE = "optuna.log"
 RESULT = "search.json"
 TRIED = "tried.yaml"
-SECTIONS = ("encoder", "actor_critic", "ppo")
-"""What may be searched over: the world, the budget and the seed are the study's."""
 WORST = -1.0
 """Score of a trial that failed, and the least that a run can score: as far below the random policy as the
 scripted one is above it."""
@@ -55,73 +54,6 @@ MIN_SIGNAL = 5.0
 
 Objective = Literal["return", "auc"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-
-
-class Range(Config):
-    """Numbers from `low` to `high`, both included; whole numbers where both are written as whole numbers."""
-
-    low: int | float
-    high: int | float
-    log: bool = False  # drawn evenly in the logarithm
-    step: int | float | None = Field(default=None, gt=0)  # only low, low + step, ...
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the values are integers."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Range:
-        if not self.low < self.high:
-            raise KeyedError("low", f"low ({self.low}) must be below high ({self.high})")
-        if self.log and self.low <= 0:
-            raise KeyedError("low", "must be above 0 where `log` is true")
-        if self.log and self.step is not None:
-            raise KeyedError("step", "`log` and `step` exclude each other; remove one")
-        if self.step is not None and self.is_whole and not isinstance(self.step, int):
-            raise KeyedError("step", "must be a whole number between whole numbers; write low as 1.0, say")
-        if self.step is not None:
-            low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))
-            if (high - low) % step:
-                raise KeyedError("step", f"high - low ({high - low}) must be a multiple of step")
-        return self
-
-    def probes(self) -> tuple[int | float, ...]:
-        """Values that a configuration is tried with before the search."""
-        return (self.low, self.high)
-
-
-class Choices(Config):
-    """One of several values of any kind; in a file simply their list."""
-
-    values: tuple[Any, ...] = Field(min_length=2)
-
-    @field_validator("values")
-    @classmethod
-    def _differ(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        texts = [_text(each) for each in value]
-        twice = next((text for text in texts if texts.count(text) > 1), None)
-        if twice is not None:
-            raise ValueError(f"{twice} is listed twice")
-        return value
-
-    def probes(self) -> tuple[Any, ...]:
-        """Values that a configuration is tried with before the search."""
-        return self.values
-
-
-@dataclass(frozen=True)
-class Space:
-    """What is searched: dotted key of a configuration -> a range, or choices."""
-
-    entries: Mapping[str, Range | Choices]
-
-    def to_json(self) -> dict[str, Any]:
-        """As the file holds it."""
-        return {
-            key: list(entry.values) if isinstance(entry, Choices) else entry.model_dump(exclude_defaults=True)
-            for key, entry in self.entries.items()
-        }
 
 
 @dataclass(frozen=True)
@@ -183,51 +115,13 @@ class Trial:
 
     def describe(self) -> str:
         """One line: its values, and what came of them."""
-        values = ", ".join(f"{key}={_text(_shown(value))}" for key, value in self.values.items())
+        values = ", ".join(f"{key}={text_of(_shown(value))}" for key, value in self.values.items())
         outcome = f"score {self.score:.3f}" if self.error is None else f"failed: {self.error}"
         return f"trial {self.number}: {values}: {outcome}"
 
 
 Trials = Mapping[str, tuple[Trial, ...]]
 """Arm -> its trials, by number."""
-
-
-def read_space(path: Path) -> Space:
-    """Read a space file: `dotted.key: {low, high, log, step}`, or `dotted.key: [choices]`.
-
-    Raises:
-        ConfigError: what is wrong with it.
-    """
-    try:
-        document = read_file(path)
-    except MarkedError as error:
-        raise ConfigError([str(error)]) from None
-    entries: dict[str, Range | Choices] = {}
-    lines = []
-    for key, value in document.values.items():
-        place = f"{document.place((key,))}: {key}"
-        if key.split(".")[0] not in SECTIONS or "." not in key:
-            known = ", ".join(SECTIONS)
-            lines.append(
-                f"{place}: only keys of {known} can be searched; world, steps and seeds are the study's"
-            )
-        elif inside := [other for other in document.values if other.startswith(f"{key}.")]:
-            lines.append(f"{place}: holds {inside[0]}; search one of the two")
-        elif not isinstance(value, (Mapping, list)):
-            lines.append(f"{place}: give a range, such as {{low: 1, high: 8}}, or a list of choices")
-        else:
-            try:
-                if isinstance(value, list):
-                    entries[key] = build_config(Choices, {"values": value}, place)
-                else:
-                    entries[key] = build_config(Range, value, place)
-            except ConfigError as error:
-                lines += error.lines
-    if not document.values:
-        lines.append(f"{path}: is empty; name at least one key")
-    if lines:
-        raise ConfigError(lines)
-    return Space(entries)
 
 
 def plan_search(
@@ -270,7 +164,7 @@ def plan_search(
                 try:
                     _trial_study(probing, Trial(arm, 0, {key: value}, None, None))
                 except UserError as error:
-                    raise UserError(f"--space, {key}: {_text(value)} does not fit: {error}") from error
+                    raise UserError(f"--space, {key}: {text_of(value)} does not fit: {error}") from error
     return search
 
 
@@ -433,7 +327,7 @@ class _Book:
     def _distribution(self, entry: Range | Choices) -> Any:
         kinds = self._optuna.distributions
         if isinstance(entry, Choices):
-            return kinds.CategoricalDistribution([_text(value) for value in entry.values])
+            return kinds.CategoricalDistribution([text_of(value) for value in entry.values])
         if entry.is_whole:
             return kinds.IntDistribution(entry.low, entry.high, log=entry.log, step=entry.step or 1)
         return kinds.FloatDistribution(entry.low, entry.high, log=entry.log, step=entry.step)
@@ -493,7 +387,7 @@ def _trial_study(search: Search, trial: Trial) -> Study:
     config = study.config.model_copy(update={"arms": {trial.name: entry}, "baseline": trial.name})
     resolved = resolve_study(study.path, config)
     if resolved.total_steps != study.total_steps:
-        values = ", ".join(f"{key}={_text(value)}" for key, value in trial.values.items())
+        values = ", ".join(f"{key}={text_of(value)}" for key, value in trial.values.items())
         raise UserError(
             f"{values}: changes the budget of arm {trial.arm} to {resolved.total_steps:,} environment steps "
             f"from {study.total_steps:,}; take values whose rollouts fill the steps"
@@ -597,10 +491,10 @@ def _tried_lines(search: Search, trials: Trials) -> str:
     """YAML with a line per trial, to be pasted."""
     lines = ["# To be pasted into a study that reports.", "arms:"]
     for arm in search.arms:
-        lines += [f"  {_text(arm)}:", "    tried:"]
+        lines += [f"  {text_of(arm)}:", "    tried:"]
         for trial in trials[arm]:
             text = f"search {search.study.name}, {search.objective}, {trial.describe()}"
-            lines.append(f"      - {_text(text)}")
+            lines.append(f"      - {text_of(text)}")
     return "\n".join(lines) + "\n"
 
 
@@ -623,10 +517,6 @@ def _result(search: Search, trials: Trials) -> dict[str, Any]:
         "optuna": import_optuna().__version__,
         "arms": arms,
     }
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value)
 
 
 def _shown(value: Any) -> Any:

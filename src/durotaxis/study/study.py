@@ -1,4 +1,4 @@
-"""Run a study: what is planned, what is done, what is left; launch, record, go on after a kill.
+"""Where a study stands: what is planned, what is done, what is left; `study.drive` makes the rest.
 
 The directory holds everything (see `records.study`); what is finished there is never made again.
 """
@@ -12,7 +12,7 @@ import shlex
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from durotaxis.agent.scripted import SCRIPTED
-from durotaxis.core.config import to_yaml
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig
 from durotaxis.records import (
@@ -28,11 +27,9 @@ from durotaxis.records import (
     COST,
     DONE,
     FAILED,
-    METRICS,
     REPORT,
     RUNS,
     STUDY,
-    TRAINED,
     ArmPlan,
     RecordError,
     RunRecord,
@@ -44,15 +41,12 @@ from durotaxis.records import (
     read_records,
     record_path,
     require_writable,
-    write_atomic,
     write_json,
     write_plan,
     write_record,
 )
 from durotaxis.study.config import leaves
 from durotaxis.study.cost import measure_cost
-from durotaxis.study.execute import Assignment, failed_record
-from durotaxis.study.launchers import Launcher, Outcome, lock_path
 from durotaxis.study.plan import Key, PlannedRun, Probe, Study, world_digest
 from durotaxis.study.provenance import own_version
 from durotaxis.study.run import build_policy
@@ -63,18 +57,6 @@ LOG = "study.jsonl"
 LOCK = ".lock"
 REFERENCE_EPISODES = 250
 """Episodes of each scripted policy in worlds of which the package keeps no scores."""
-POLL_S = 1.0
-
-
-@dataclass(frozen=True)
-class Running:
-    """A run under way, for the progress table."""
-
-    name: str
-    step: int
-    total_steps: int
-    success_rate: float | None  # of the latest training episodes
-    started: float  # time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -94,7 +76,7 @@ class State:
         """
         keys = {r.key for r in self.study.runs if r.key in self.wanted and r.key not in self.records}
         for run in reversed(self.study.runs):  # children come after their parents
-            if run.key not in keys or run.parent is None or _is_trained(self.directory, run.parent):
+            if run.key not in keys or run.parent is None or is_trained(self.directory, run.parent):
                 continue
             record = self.records.get(run.parent)
             if record is None or record.status != FAILED:
@@ -105,10 +87,6 @@ class State:
     def failed(self) -> tuple[RunRecord, ...]:
         """Runs that were given up."""
         return tuple(record for record in self.records.values() if record.status == FAILED)
-
-
-Report = Callable[[State, Sequence[Running], str | None], None]
-"""Called now and then with the state, what is running, and a line to be shown once."""
 
 
 @dataclass(frozen=True)
@@ -215,172 +193,9 @@ def require_arms(study: Study) -> dict[str, int]:
     return sizes
 
 
-def run_study(state: State, launcher: Launcher, report: Report = lambda state, running, line: None) -> State:
-    """Make every run that is left; within `alone`.
-
-    A run that breaks down is started again, `attempts` times in all, and then recorded as failed, with those
-    that start from it. Ctrl-C saves what is running and passes through.
-
-    Raises:
-        UserError: a run was refused; the others go on first.
-        RecordError: the directory cannot be written.
-    """
-    driver = _Driver(state, launcher, report)
-    try:
-        driver.run()
-    finally:
-        launcher.stop()
-    if driver.refused:
-        raise UserError("; ".join(f"{'/'.join(map(str, key))}: {why}" for key, why in driver.refused.items()))
-    return driver.state
-
-
-class _Driver:
-    """Hands runs to a launcher and settles how they ended."""
-
-    def __init__(self, state: State, launcher: Launcher, report: Report) -> None:
-        self.state, self.launcher, self.report = state, launcher, report
-        self.crashes, self.retries = _ends(state.directory, "crashed"), _ends(state.directory, "retried")
-        self.waiting = list(state.left)
-        self.running: dict[Key, float] = {}  # since when
-        self.refused: dict[Key, str] = {}
-
-    def run(self) -> None:
-        """Until nothing waits or runs."""
-        while self.waiting or self.running:
-            self.start_what_is_ready()
-            for outcome in self.launcher.wait(POLL_S):
-                self.tell(self.settle(outcome))
-            self.give_up_orphans()
-            self.tell(self.why_idle())
-
-    def start_what_is_ready(self) -> None:
-        """In the order of the plan, while there is room."""
-        for run in [run for run in self.waiting if self.is_ready(run)]:
-            if not self.launcher.has_room:
-                return
-            self.waiting.remove(run)
-            self.running[run.key] = time.monotonic()
-            _log(self.state.directory, "started", run)
-            write_atomic(self.config_path(run), to_yaml(run.config))
-            self.tell(None)
-            self.launcher.start(self.assignment(run), self.crashes[run.digest] + 1)
-
-    def settle(self, outcome: Outcome) -> str:
-        """Record how an attempt ended, or put the run back; returns what to tell."""
-        directory = self.state.directory
-        run = self.state.study.run(outcome.assignment.key)
-        seconds = time.monotonic() - self.running.pop(run.key)
-        if outcome.record is not None:
-            if run.key not in self.state.records:  # else it was made again for its weights
-                self.keep(outcome.record)
-            _log(directory, "finished", run)
-            own = next(s for s in outcome.record.scores if (s.condition, s.intervention) == (TRAINED, "none"))
-            return f"{run.name}: finished in {seconds:.0f} s, success {own.successes / own.episodes:.2f}"
-        if outcome.refusal is not None:
-            self.refused[run.key] = outcome.refusal
-            _log(directory, "refused", run, outcome.refusal)
-            return f"{run.name}: refused: {outcome.refusal}"
-        why = outcome.crash or "it ended without a word"
-        self.crashes[run.digest] += 1
-        _log(directory, "crashed", run, why)
-        allowed = self.state.study.config.attempts * (1 + self.retries[run.digest])
-        if self.crashes[run.digest] < allowed:
-            self.waiting.insert(0, run)
-            return f"{run.name}: crashed, {why}; it is started again"
-        self.keep(failed_record(outcome.assignment, self.crashes[run.digest], why))
-        return f"{run.name}: failed after {self.crashes[run.digest]} attempts, {why}"
-
-    def give_up_orphans(self) -> None:
-        """Runs whose parent was refused are refused, those whose parent failed have failed."""
-        for run in tuple(self.waiting):
-            parent = run.parent
-            if parent is None:
-                continue
-            record = self.state.records.get(parent)
-            name = "/".join(map(str, parent))
-            busy = parent in self.running or any(each.key == parent for each in self.waiting)
-            if parent in self.refused:
-                self.refused[run.key] = f"starts from {name}, which was refused"
-            elif record is not None and record.status == FAILED:
-                self.keep(failed_record(self.assignment(run), 0, f"starts from {name}, which failed"))
-            elif not (busy or _is_trained(self.state.directory, parent)):
-                self.refused[run.key] = f"starts from {name}, which was trained on another machine"
-            else:
-                continue
-            self.waiting.remove(run)
-
-    def is_ready(self, run: PlannedRun) -> bool:
-        """Whether what it starts from is trained, and no process of before is still at it."""
-        if run.parent is not None and not _is_trained(self.state.directory, run.parent):
-            return False
-        return not _is_held(run_directory(self.state.directory, run.key))
-
-    def why_idle(self) -> str | None:
-        """What is waited for although nothing runs."""
-        if self.running or not self.waiting:
-            return None
-        held = [run.name for run in self.waiting if _is_held(run_directory(self.state.directory, run.key))]
-        if held:
-            time.sleep(POLL_S)
-            return f"waiting: a process of before is still at {held[0]}; it ends within seconds"
-        reason = self.launcher.waits_for
-        return None if reason is None else f"waiting: {reason}"
-
-    def keep(self, record: RunRecord) -> None:
-        """Write a record."""
-        write_record(self.state.directory, record)
-        self.state = replace(self.state, records={**self.state.records, record.key: record})
-
-    def tell(self, line: str | None) -> None:
-        """Report the state."""
-        shown = []
-        for key, began in self.running.items():
-            row = _last_row(run_directory(self.state.directory, key) / METRICS)
-            run = self.state.study.run(key)
-            success = row.get("success_rate")
-            shown.append(Running(run.name, row.get("step", 0), run.total_steps, success, began))
-        self.report(self.state, shown, line)
-
-    def config_path(self, run: PlannedRun) -> Path:
-        """The file of a run's configuration."""
-        return self.state.directory / CONFIGS / f"{run.digest}.yaml"
-
-    def assignment(self, run: PlannedRun) -> Assignment:
-        """All that is needed to make a run."""
-        directory, study = self.state.directory, self.state.study
-        start = run.start_from
-        arm, scenario, seed = run.key
-        return Assignment(
-            study=study.name,
-            arm=arm,
-            scenario=scenario,
-            seed=seed,
-            config=str(self.config_path(run)),
-            digest=run.digest,
-            directory=str(run_directory(directory, run.key)),
-            parent=None if run.parent is None else str(run_directory(directory, run.parent)),
-            start_by=None if start is None else start.by,
-            start_steps=None if start is None else start.steps,
-            probes=tuple(_plain(probe) for probe in run.probes),
-        )
-
-
-def _is_trained(directory: Path, key: Key) -> bool:
+def is_trained(directory: Path, key: Key) -> bool:
+    """Whether what the run has learned is here."""
     return (run_directory(directory, key) / DONE).exists()
-
-
-def _is_held(directory: Path) -> bool:
-    """Whether a process of a study that was killed is still at this run; it ends within seconds."""
-    path = lock_path(directory)
-    if not path.exists():
-        return False
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
 
 
 def estimate_seconds(
@@ -427,7 +242,7 @@ def forget_failures(state: State) -> State:
     """
     for record in state.failed:
         if record.key in state.wanted:
-            _log(state.directory, "retried", state.study.run(record.key), record.error or "")
+            log(state.directory, "retried", state.study.run(record.key), record.error or "")
             record_path(state.directory, *record.key).unlink()
     return replace(state, records=_done(state.study, state.directory))
 
@@ -468,12 +283,6 @@ def _done(study: Study, directory: Path) -> dict[Key, RunRecord]:
         if record.status == FAILED or _has_scores(planned[record.key], record):
             found[record.key] = record
     return found
-
-
-def _plain(probe: Probe) -> dict[str, Any]:
-    """A probe as plain values."""
-    values = {name: getattr(probe, name) for name in ("scenario", "condition", "intervention", "episodes")}
-    return {**values, "world": probe.world, "env": probe.env.model_dump(mode="json")}
 
 
 def _has_scores(run: PlannedRun, record: RunRecord) -> bool:
@@ -588,23 +397,7 @@ def _references(env: EnvConfig, known: StudyPlan | None) -> Mapping[str, Mapping
     return {policy: play(SCRIPTED[policy], env, seeds).summary() for policy in NORMALISERS}
 
 
-def _last_row(path: Path) -> Mapping[str, Any]:
-    """The last whole line of a JSONL file that is being written; empty where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 8192))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return {}
-    for line in reversed(lines[:-1]):
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            return row if isinstance(row, dict) else {}
-    return {}
-
-
-def _log(directory: Path, event: str, run: PlannedRun, message: str = "") -> None:
+def log(directory: Path, event: str, run: PlannedRun, message: str = "") -> None:
     """Append to the study's log: what was started, finished, crashed, refused, and when."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     row = {"time": now, "event": event, "key": run.key, "config": run.digest, "message": message}
@@ -626,6 +419,6 @@ def _rows(directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _ends(directory: Path, event: str) -> Counter[str]:
+def ends(directory: Path, event: str) -> Counter[str]:
     """How often the run of each digest ended so before."""
     return Counter(row["config"] for row in _rows(directory) if row["event"] == event)
