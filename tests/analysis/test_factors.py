@@ -131,7 +131,9 @@ def test_without_a_seed_that_all_arms_have_there_is_no_effect(tmp_path):
     assert {row[0] for row in factors_table(study).rows} == {"patches", "linear"}
 
 
-def test_the_report_says_what_factors_add(study, tmp_path):
+def test_the_report_says_what_factors_add(tmp_path):
+    write_crossed(tmp_path / "study", seeds=8)  # t intervals: a bootstrap of so many arms takes long
+    study = load_study(tmp_path / "study")
     report = write_report(study.path, tmp_path, formats=("svg",))
     (line,) = [line for line in report.headline if line.startswith("Factors, by normalised return: ")]
     assert "weights (pretrained less random): helps, +0.4" in line

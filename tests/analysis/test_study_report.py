@@ -417,10 +417,10 @@ def test_no_verdict_without_an_interval(odd):
     assert words <= {"undecided", "not tested here"}
 
 
-def test_arms_that_all_failed_are_no_better_than_each_other(odd):
+def test_of_arms_that_all_failed_nothing_is_known(odd):
     report, _ = odd("all failed")
-    assert report.headline[0].startswith("wsa scores within ±0.1 of baseline")
-    assert {row["verdict"] for row in rows_of(report, "helps")} == {"neutral"}
+    assert report.headline[0].startswith("Undecided whether wsa scores higher or lower than baseline")
+    assert {row["verdict"] for row in rows_of(report, "helps")} == {"undecided"}
     assert {row["without failed runs"] for row in rows_of(report, "helps")} == {""}
 
 

@@ -292,8 +292,9 @@ def test_every_ready_study_resolves_with_report_seeds(name):
 
 
 def test_factors_of_the_ready_studies_are_what_their_arms_are():
-    for run in load_study("ablation").runs:
-        levels = load_study("ablation").config.arms[run.key[0]].factors
+    ablation = load_study("ablation")
+    for run in ablation.runs:
+        levels = ablation.config.arms[run.key[0]].factors
         agent = run.config.actor_critic
         models = agent.wsa_config.ptms if agent.use_wsa else (agent.backbone,)
         names = {model.model_type for model in models}
@@ -301,8 +302,9 @@ def test_factors_of_the_ready_studies_are_what_their_arms_are():
         assert len(models) == {"alone": 1, "wsa": 2}[levels["fusion"]]
         assert (run.config.encoder.simplicial == "off") == (levels["embedding"] == "plain")
     for name, start in (("transfer", "elsewhere"), ("pretrain-then-wsa", "taught")):
-        for run in load_study(name).runs:
-            levels = load_study(name).config.arms[run.key[0]].factors
+        study = load_study(name)
+        for run in study.runs:
+            levels = study.config.arms[run.key[0]].factors
             assert (levels["start"] in (start, "own")) == (run.start_from is not None)
             assert (levels["models"] == "three") == run.config.actor_critic.use_wsa
 
