@@ -29,6 +29,7 @@ from durotaxis.records import (
     record_path,
     write_record,
 )
+from durotaxis.study.config import shipped_studies
 from durotaxis.study.drive import run_study
 from durotaxis.study.launchers import Outcome, make_launcher
 from durotaxis.study.plan import load_study
@@ -510,6 +511,16 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch, arguments
     file = write_study(tmp_path)
     assert cli([str(file) if part == "FILE" else part for part in arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_study_of_the_package_is_named_and_another_by_its_path(tmp_path):
+    for given in ("unfreeze", shipped_studies()["unfreeze"], os.path.relpath(shipped_studies()["unfreeze"])):
+        directory = tmp_path / "own"
+        open_study(load_study(given), directory)
+        assert read_plan(directory).command == "durotaxis study run unfreeze"
+    file = write_study(tmp_path).rename(tmp_path / "unfreeze.yaml")
+    open_study(load_study(file), tmp_path / "other")
+    assert read_plan(tmp_path / "other").command == f"durotaxis study run {file}"
 
 
 def test_the_plan_is_printed_and_nothing_is_run(tmp_path, capsys, monkeypatch):

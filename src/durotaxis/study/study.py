@@ -45,7 +45,7 @@ from durotaxis.records import (
     write_plan,
     write_record,
 )
-from durotaxis.study.config import leaves
+from durotaxis.study.config import leaves, shipped_studies
 from durotaxis.study.cost import measure_cost
 from durotaxis.study.plan import Key, PlannedRun, Probe, Study, world_digest
 from durotaxis.study.provenance import own_version
@@ -380,9 +380,15 @@ def _plan(study: Study, known: StudyPlan | None) -> StudyPlan:
         conditions=config.evaluation.conditions,
         interventions=config.evaluation.interventions,
         runs=[run.plan() for run in study.runs],
-        command=shlex.join(["durotaxis", "study", "run", str(study.path)]),
+        command=shlex.join(["durotaxis", "study", "run", _argument(study.path)]),
         version=own_version(),
     )
+
+
+def _argument(path: Path) -> str:
+    """What names the file on any machine, where it came with the package; else its path."""
+    shipped = shipped_studies().get(path.stem)
+    return path.stem if shipped is not None and shipped.samefile(path) else str(path)
 
 
 def _references(env: EnvConfig, known: StudyPlan | None) -> Mapping[str, Mapping[str, Any]]:
