@@ -200,6 +200,22 @@ def test_steps_to_reach_by_hand():
     assert steps_to_reach(steps, [0.0, 4.0, 0.0, 0.0, 9.0], 2.0, window=1) == 5.0
 
 
+def test_steps_to_stay_are_where_a_dense_curve_is_below_for_the_last_time():
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        steps = np.cumsum(rng.integers(1, 20, rng.integers(1, 9))).astype(float)
+        values, level = rng.normal(size=len(steps)), float(rng.normal())
+        dense = np.linspace(steps[0], steps[-1], 20_001)
+        below = dense[np.interp(dense, steps, values) < level]
+        found = steps_to_reach(steps, values, level, window=1, to_stay=True)
+        if values[-1] < level:
+            assert found is None
+        else:
+            last = below[-1] if len(below) else steps[0]
+            assert found == pytest.approx(last, abs=2 * (steps[-1] - steps[0]) / 20_000)
+            assert found >= steps_to_reach(steps, values, level, window=1)
+
+
 def test_restricted_mean_counts_those_that_never_arrive():
     found = restricted_mean_steps([100.0, None, 300.0, None], 500)
     assert found == CensoredSteps(mean_interval([100.0, 500.0, 300.0, 500.0]), 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -196,9 +197,12 @@ def area_ratio(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
     return compare(study, arm, scenarios, study.areas, _ratio)
 
 
-def steps_ratio(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
-    """Steps to the baseline's final score, arm over baseline; never within training counts as all of it."""
-    return compare(study, arm, scenarios, study.steps_below_level, _ratio)
+def steps_ratio(study: Study, arm: str, scenarios: Sequence[str], *, to_stay: bool = False) -> Estimate:
+    """Steps to the baseline's final score, arm over baseline; never within training counts as all of it.
+
+    The first arrival may be passing: with `to_stay` the last one counts.
+    """
+    return compare(study, arm, scenarios, partial(study.steps_below_level, to_stay=to_stay), _ratio)
 
 
 def spread_of(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:

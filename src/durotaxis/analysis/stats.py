@@ -194,8 +194,12 @@ def steps_to_reach(
     values: Sequence[float | None] | np.ndarray,
     level: float,
     window: int = 3,
+    *,
+    to_stay: bool = False,
 ) -> float | None:
     """First step at which the smoothed curve is at or above `level`; None if it never is.
+
+    With `to_stay`, the step from which on it is there until its end; None if it ends below.
 
     The smoothed curve joins the running means, of steps as of values, of each `window` points in a row (all
     points, if they are fewer) by straight lines; a straight curve is left as it is. It may fall again
@@ -209,10 +213,11 @@ def steps_to_reach(
     x, y = _curve(steps, values)
     width = min(window, len(x))
     x, y = (np.lib.stride_tricks.sliding_window_view(line, width).mean(axis=1) for line in (x, y))
-    reached = np.flatnonzero(y >= level)
-    if not len(reached):
+    reached = y >= level
+    if not (reached[-1] if to_stay else reached.any()):
         return None
-    at = int(reached[0])
+    at = len(y) - int(np.argmin(reached[::-1])) if to_stay else int(np.argmax(reached))
+    at = 0 if reached.all() else at
     if at == 0:
         return float(x[0])
     share = (level - y[at - 1]) / (y[at] - y[at - 1])

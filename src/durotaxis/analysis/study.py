@@ -252,22 +252,25 @@ class Study:
         ends = self._of_curves(self.plan.baseline, scenario, end)
         return math.fsum(ends.values()) / len(ends) if ends else None
 
-    def steps_to_level(self, arm: str, scenario: str) -> Mapping[int, float | None]:
-        """Steps until each run first reached the baseline's final score; None: not within the training."""
+    def steps_to_level(self, arm: str, scenario: str, *, to_stay: bool = False) -> Mapping[int, float | None]:
+        """Steps until each run first reached the baseline's final score; None: not within the training.
+
+        With `to_stay`: until it was there and never below again.
+        """
         level = self.level(scenario)
         if level is None:
             return {}
         curves = {run.seed: self.curve(run, self.measure(scenario)) for run in self.runs(arm, scenario)}
         return {
-            seed: steps_to_reach(steps, values, level)
+            seed: steps_to_reach(steps, values, level, to_stay=to_stay)
             for seed, (steps, values) in curves.items()
             if len(steps)
         }
 
-    def steps_below_level(self, arm: str, scenario: str) -> PerSeed:
+    def steps_below_level(self, arm: str, scenario: str, *, to_stay: bool = False) -> PerSeed:
         """The same, at most the whole training: what a run that never got there counts with."""
         total = float(self.plan.total_steps)
-        steps = self.steps_to_level(arm, scenario)
+        steps = self.steps_to_level(arm, scenario, to_stay=to_stay)
         return {seed: total if value is None else min(value, total) for seed, value in steps.items()}
 
     def settings(self) -> dict[str, tuple[str, ...]]:

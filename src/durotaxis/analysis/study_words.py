@@ -405,8 +405,9 @@ def glossary(study: Study) -> list[tuple[str, str]]:
             "Steps to the baseline's final score",
             "The level is the baseline's mean over runs of its training curve's last tenth. A run reaches "
             "it where the running mean of three points of its own curve first does. A run that never does "
-            "counts with all its steps (restricted mean), the baseline's own runs too. Intervals take the "
-            "level as known.",
+            "counts with all its steps (restricted mean), the baseline's own runs too. The first arrival may "
+            "be passing: 'to stay there' counts until the curve is there and never below again. Intervals "
+            "take the level as known.",
         ),
         (
             "Spread over seeds",

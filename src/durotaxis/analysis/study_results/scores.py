@@ -160,6 +160,7 @@ def ratios_table(study: Study) -> Table:
             gap_of(study, arm, scenarios, held_out(study, "front_progress"), "mean"),
             area_ratio(study, arm, scenarios),
             steps_ratio(study, arm, scenarios),
+            steps_ratio(study, arm, scenarios, to_stay=True),
             spread_of(study, arm, scenarios),
         ]
         for place, scenarios in places_of(study)
@@ -171,6 +172,7 @@ def ratios_table(study: Study) -> Table:
         Column("front progress, difference", is_estimate=True, is_signed=True),
         Column("area, ratio", is_estimate=True),
         Column("steps to the baseline's final score, ratio", is_estimate=True),
+        Column("the same, to stay there", is_estimate=True),
         Column("spread over seeds, ratio", is_estimate=True),
     ]
     note = "95 % intervals over seeds. No ratio is given where the baseline's number may be 0 or less."
