@@ -113,10 +113,10 @@ def word_of(gap: Estimate) -> str:
     return HURTS if gap.high < 0 else UNDECIDED
 
 
-def _counted(gap: Estimate, kept: Estimate) -> str:
+def _counted(gap: Estimate, any_finished: bool) -> str:
     """`word_of` a difference that counts failed runs; failures on both sides alone do not make arms alike."""
     word = word_of(gap)
-    return UNDECIDED if word == NEUTRAL and not kept.count else word
+    return UNDECIDED if word == NEUTRAL and not any_finished else word
 
 
 def effects(study: Study) -> list[Comparison]:
@@ -133,7 +133,7 @@ def effects(study: Study) -> list[Comparison]:
                     for of in (values, finished(study, values), successes)
                 )
                 if gap.count:
-                    word = _counted(gap, kept)
+                    word = _counted(gap, kept.count > 0)
                     found.append(Comparison(arm, scenario, condition, measure, gap, kept, success, word))
     return found
 
@@ -155,11 +155,11 @@ def main_difference(study: Study, arm: str) -> Estimate:
     return compare(study, arm, study.main_scenarios, held_out(study, study.main_measure), _iqm_gap)
 
 
-def main_word(study: Study, arm: str) -> str:
-    """What `main_difference` says."""
+def main_word(study: Study, arm: str, gap: Estimate) -> str:
+    """What `main_difference`, given as `gap`, says."""
     values = finished(study, held_out(study, study.main_measure))
-    kept = [compare(study, arm, [name], values, _mean_gap) for name in study.main_scenarios]
-    return _counted(main_difference(study, arm), next((gap for gap in kept if gap.count), NOTHING))
+    pairs = (paired(study.plan.baseline, arm, [name], values) for name in study.main_scenarios)
+    return _counted(gap, any(both is not None for both in pairs))
 
 
 @dataclass(frozen=True)

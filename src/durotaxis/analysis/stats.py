@@ -216,8 +216,8 @@ def steps_to_reach(
     reached = y >= level
     if not (reached[-1] if to_stay else reached.any()):
         return None
-    at = len(y) - int(np.argmin(reached[::-1])) if to_stay else int(np.argmax(reached))
-    at = 0 if reached.all() else at
+    arrivals = np.flatnonzero(reached & ~np.append(False, reached[:-1]))
+    at = int(arrivals[-1 if to_stay else 0])
     if at == 0:
         return float(x[0])
     share = (level - y[at - 1]) / (y[at] - y[at - 1])

@@ -119,7 +119,7 @@ def comparison(study: Study, arm: str) -> str:
     runs = f"{many} seed{'s' if seeds[-1] != 1 else ''}"
     names = ", ".join(study.main_scenarios)
     by = f"by {HEADING[study.main_measure]} (IQM over {names}; {runs}): difference {_signed(gap)}"
-    word = main_word(study, arm)
+    word = main_word(study, arm, gap)
     if word in _SCORES:
         return f"{arm} {_SCORES[word]} {base} {by}."
     if word == NEUTRAL:
@@ -139,7 +139,7 @@ def _pairs(study: Study, arm: str, scenario: str) -> int:
 
 def _rests_on(study: Study, arm: str) -> list[str]:
     """What the comparison would be without a scenario or without failed runs, where its verdict changes."""
-    word = main_word(study, arm)
+    word = main_word(study, arm, main_difference(study, arm))
     parts = [(part.name, subset_difference(study, arm, part)) for part in subsets(study)]
     other = [
         f"{name} {word_of(gap)} ({_signed(gap)})"
