@@ -6,11 +6,15 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 from study_cases import TINY, write_study
 
 from durotaxis.core.errors import UserError
+from durotaxis.core.marks import dump
+from durotaxis.fusion import RULES
 from durotaxis.study.config import shipped_studies
 from durotaxis.study.plan import digest_of, find_study, load_study
+from durotaxis.study.run import build_policy
 
 
 def test_arms_times_scenarios_times_seeds_seed_by_seed(tmp_path):
@@ -112,6 +116,24 @@ def test_agents_are_judged_in_the_worlds_as_the_study_changes_them(tmp_path):
     assert elsewhere.env.count_scale == run.config.env.count_scale
     assert probes[("linear", "lone", "none")].env.num_initial_nodes == 1
     assert len({probe.world for probe in run.probes}) == 3
+
+
+def test_agents_are_judged_under_interventions_that_their_fusion_has(tmp_path):
+    arms = {
+        rule: {"overrides": {"actor_critic": {"use_wsa": True, "wsa_config": {"fusion": rule}}}}
+        for rule in RULES
+    }
+    file = tmp_path / "rules.yaml"
+    file.write_text(dump({**TINY, "arms": arms, "baseline": "mean"}), "utf-8")
+    runs = {rule: load_study(file).run((rule, "linear", 0)) for rule in RULES}
+    planned = {rule: [probe.intervention for probe in run.probes] for rule, run in runs.items()}
+    for rule, run in runs.items():
+        extractor = build_policy(run.config, torch.device("cpu")).actor.extractor
+        for intervention in planned[rule][1:]:
+            with extractor.intervene(intervention):  # raises where there is nothing to force
+                pass
+    assert planned["projected_concat"] == ["none", "zero"]
+    assert planned["paper"] == ["none", "zero", "uniform"]
 
 
 def test_a_lesson_counts_as_training(tmp_path):

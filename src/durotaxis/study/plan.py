@@ -18,6 +18,7 @@ from durotaxis.core.config import ConfigError, build_config, load_config, merge
 from durotaxis.core.errors import UserError
 from durotaxis.core.marks import MarkedError, read_file
 from durotaxis.env import EnvConfig
+from durotaxis.fusion import RULES
 from durotaxis.records import TRAINED, RunPlan
 from durotaxis.study.config import RootConfig, find_config, find_file, leaves, shipped_studies
 from durotaxis.study.study_file import ArmConfig, EvaluationConfig, StartFrom, StudyConfig
@@ -315,10 +316,11 @@ def _probes(
 ) -> tuple[Probe, ...]:
     """The agent in its own world, under interventions, under conditions, and in other scenarios."""
     env, count = root.env, evaluation.num_probe
-    attention = root.actor_critic.use_wsa
+    agent = root.actor_critic
+    has_attention = agent.use_wsa and RULES[agent.wsa_config.fusion].weighs
     probes = [Probe(own, TRAINED, "none", evaluation.episodes, env)]
     for intervention in evaluation.interventions:
-        if attention or intervention != "uniform":
+        if has_attention or intervention != "uniform":
             probes.append(Probe(own, TRAINED, intervention, count, env))
     for name, changes in evaluation.conditions.items():
         world = under_condition(env, changes, f"{file}: evaluation.conditions.{name}")
