@@ -32,7 +32,7 @@ group = typer.Typer(
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="A study file, or the name of one that comes with the package.")
 ]
-Directory = Annotated[Path | None, typer.Option(help="Of the study; default runs/studies/<name>.")]
+Directory = Annotated[Path | None, typer.Option(help="Of the study; default runs/studies/NAME.")]
 Changes = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values that replace those of the file.")
 ]
@@ -131,10 +131,13 @@ def run(
             state = forget_failures(state)
         _print_plan(console, state, sizes)
         if state.left:
+            at_a_time = count if launcher == "process" else 1
             with counting_view(console, "measuring speed", 2 * len(sizes)) as advance:
-                seconds = estimate_seconds(state, count if launcher == "process" else 1, advance)
+                seconds = estimate_seconds(state, at_a_time, advance)
+            less = "; a cluster takes less" if launcher == "ray" else ""
             _say(
-                console, f"estimate: {duration(seconds or 0)} with {count} at a time, evaluation not counted"
+                console,
+                f"estimate: {duration(seconds or 0)} with {at_a_time} at a time{less}, evaluation not counted",
             )
         if plan:
             return
@@ -174,7 +177,7 @@ def search(
     out: Annotated[Path, typer.Option(help="Folder of what is found: a configuration per arm.")],
     overrides: Changes = None,
     directory: Annotated[
-        Path | None, typer.Option(help="Of trials and runs; default runs/searches/<name>.")
+        Path | None, typer.Option(help="Of trials and runs; default runs/searches/NAME.")
     ] = None,
     objective: Annotated[
         str, typer.Option(help="return: of the trained agent; auc: of the whole learning curve.")

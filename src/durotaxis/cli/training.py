@@ -173,7 +173,7 @@ def pretrain(
     scenes: Annotated[int | None, typer.Option(help="Scenes drawn to train on.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="A network: CSV, TSV, edge list, GraphML, SIF, or pyg:<Dataset>. Repeatable."),
+        typer.Option(help="A network: CSV, TSV, edge list, GraphML, SIF, or pyg:DATASET. Repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; default MODEL.safetensors here.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides all that is random; default 0.")] = None,
