@@ -10,7 +10,7 @@ import durotaxis
 from durotaxis.core.config import merge
 from durotaxis.core.marks import dump
 from durotaxis.records import FINISHED, RunDirectory, RunRecord, Score
-from durotaxis.study.execute import Assignment
+from durotaxis.study.execute import DIGEST, Assignment
 from durotaxis.study.launchers import Launcher, Outcome
 
 TINY_AGENT = (
@@ -150,6 +150,7 @@ class FakeLauncher(Launcher):
                 directory = Path(assignment.directory)
                 if not directory.exists():
                     RunDirectory.create(directory, "", {}).mark_done({})
+                (directory / DIGEST).write_text(assignment.digest, "utf-8")
             outcomes.append(outcome)
         return outcomes
 

@@ -152,4 +152,7 @@ def append_rows(path, rows):
 
 def assignment_of(directory, start_steps):
     by = None if start_steps is None else "distillation"
-    return Assignment("s", "taught", "moat", 0, "c.yaml", "0" * 12, str(directory), "p", by, start_steps, ())
+    parent = ("p", "1" * 16)
+    return Assignment(
+        "s", "taught", "moat", 0, "c.yaml", "0" * 16, str(directory), *parent, by, start_steps, ()
+    )

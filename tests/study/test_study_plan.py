@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -145,7 +146,43 @@ def test_a_lesson_counts_as_training(tmp_path):
     assert {run.total_steps for run in study.runs} == {128}
 
 
+def test_a_weights_file_is_pinned_by_what_is_in_it(tmp_path):
+    weights = tmp_path / "own.safetensors"
+    ptms = [{"model_type": "graph_gnn_connectivity", "weights": str(weights)}]
+    arm = {"overrides": {"actor_critic": {"use_wsa": True, "wsa_config": {"ptms": ptms}}}}
+    file = write_study(tmp_path, {"arms": {"own": arm}})
+    digests = []
+    for content in (b"one", b"two", b"one"):
+        weights.write_bytes(content)
+        digests.append(load_study(file).run(("own", "linear", 0)).digest)
+    assert digests[0] == digests[2] != digests[1]
+    pinned = load_study(file).run(("own", "linear", 0)).config.actor_critic.wsa_config.ptms[0].sha256
+    assert pinned == hashlib.sha256(b"one").hexdigest()
+
+
 WRONG = {
+    "arms that differ in what neither reads": (
+        {
+            "arms": {
+                "sharp": {"overrides": {"actor_critic": {"use_wsa": True, "backbone": {"tap": "block2"}}}}
+            }
+        },
+        r"arms sharp and wsa are the same; remove one of them .an actor reads `wsa_config`",
+    ),
+    "runs in a circle": (
+        {
+            "arms": {
+                "wsa": {
+                    "start_from": {"arm": "wsa", "scenario": {"linear": "moat", "moat": "linear"}},
+                }
+            }
+        },
+        "runs wsa/linear/0, wsa/moat/0 start from each other",
+    ),
+    "the same control twice and another": (
+        {"control": ["linear", "linear", "moat"]},
+        "names every scenario",
+    ),
     "no seeds": ({"seeds": []}, "seeds: .*at least 1"),
     "seeds of both kinds": ({"seeds": [0, 100]}, "0 to 4, to choose designs on, or from 100 on, to report"),
     "seeds of neither kind": ({"seeds": [7]}, "0 to 4"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,19 @@ import torch
 import yaml
 from study_cases import FakeLauncher, fake_record, write_study
 
+from durotaxis.analysis.study import load_study as load_for_report
 from durotaxis.cli import run as cli
 from durotaxis.cli.study import _names
 from durotaxis.core.errors import UserError
 from durotaxis.ppo import load
+from durotaxis.pretrain.distill import DivergedError
 from durotaxis.records import (
     FAILED,
+    FINISHED,
+    METRICS,
+    NotFiniteError,
     RecordError,
+    RunDirectory,
     read_plan,
     read_record,
     read_records,
@@ -31,7 +38,8 @@ from durotaxis.records import (
 )
 from durotaxis.study.config import shipped_studies
 from durotaxis.study.drive import run_study
-from durotaxis.study.launchers import Outcome, make_launcher
+from durotaxis.study.execute import DIGEST, Assignment, execute
+from durotaxis.study.launchers import Outcome, attempt, make_launcher
 from durotaxis.study.plan import load_study
 from durotaxis.study.run import begin_with_weights, build_policy
 from durotaxis.study.study import (
@@ -40,8 +48,11 @@ from durotaxis.study.study import (
     borrow_records,
     estimate_seconds,
     forget_failures,
+    has_cost,
     open_study,
+    require_arms,
     run_directory,
+    write_cost,
 )
 
 pytestmark = pytest.mark.unchecked
@@ -61,8 +72,7 @@ def opened(tmp_path, changes=None, place="study", selection=Selection(), borrow=
     study = load_study(write_study(tmp_path, changes))
     state = open_study(study, tmp_path / place, selection)
     if borrow is not None:
-        borrow_records(study, state.directory, borrow)
-        state = open_study(study, tmp_path / place, selection)
+        state, _ = borrow_records(state, borrow)
     return state
 
 
@@ -212,6 +222,78 @@ def test_a_parent_of_which_only_the_record_is_here_is_made_again_for_its_weights
     assert record_path(state.directory, "wsa", "linear", 0).read_text() == kept
 
 
+def test_a_record_stands_when_the_run_breaks_down_while_it_is_made_again(tmp_path):
+    state = run_study(opened(tmp_path, TUNED), FakeLauncher())
+    record_path(state.directory, "tuned", "linear", 0).unlink()
+    shutil.rmtree(run_directory(state.directory, ("wsa", "linear", 0)))
+    kept = record_path(state.directory, "wsa", "linear", 0).read_text()
+    broken = FakeLauncher(lambda assignment, attempts: Outcome(assignment, crash="out of memory"))
+    with pytest.raises(UserError, match="wsa/linear/0: out of memory; its record of before stands"):
+        run_study(opened(tmp_path, TUNED), broken)
+    assert record_path(state.directory, "wsa", "linear", 0).read_text() == kept
+    assert not record_path(state.directory, "tuned", "linear", 0).exists()
+
+
+def test_a_run_that_lacks_a_score_keeps_its_record_when_it_breaks_down(tmp_path):
+    state = run_study(opened(tmp_path), FakeLauncher())
+    more = {"evaluation": {"conditions": {"lone": {"num_initial_nodes": 1}}}}
+    assert len(names(opened(tmp_path, more))) == 8
+    broken = FakeLauncher(lambda assignment, attempts: Outcome(assignment, crash="out of memory"))
+    with pytest.raises(UserError, match="its record of before stands"):
+        run_study(opened(tmp_path, more), broken)
+    assert {record.status for record in read_records(state.directory)} == {FINISHED}
+
+
+def test_a_run_does_not_start_from_weights_of_another_design(tmp_path):
+    run_study(opened(tmp_path, TUNED), FakeLauncher())
+    digests = {run.key[0]: run.digest for run in opened(tmp_path, TUNED).study.runs}
+    changed = {**TUNED, "overrides": {"ppo": {"learning_rate": 1e-4}}}
+    state = opened(tmp_path, changed)
+
+    def act(assignment, attempts):
+        if assignment.arm == "tuned":
+            parent = Path(assignment.parent, DIGEST).read_text()
+            assert parent == assignment.parent_digest != digests["wsa"]
+            assert read_record(record_path(state.directory, "wsa", "linear", 0)).config == parent
+        return Outcome(assignment, fake_record(assignment))
+
+    run_study(state, FakeLauncher(act, room=3))
+    assert read_record(record_path(state.directory, "tuned", "linear", 0)).config != digests["tuned"]
+
+
+def test_a_fault_that_all_runs_share_stops_the_study_and_fails_none(tmp_path):
+    def act(assignment, attempts):
+        return Outcome(assignment, crash="no module named durotaxis", has_progressed=False)
+
+    broken = FakeLauncher(act, room=2)
+    with pytest.raises(UserError, match=r"4 runs in a row broke down before any iteration.*no module named"):
+        run_study(opened(tmp_path), broken)
+    assert len({name for name, _ in broken.started}) == len(broken.started) == 4
+    state = opened(tmp_path)
+    assert not state.records
+    # Those crashes do not count: each may break down as often as the study allows.
+    calls = []
+
+    def twice(assignment, attempts):
+        calls.append(assignment.name)
+        if calls.count(assignment.name) < 2:
+            return Outcome(assignment, crash="killed by SIGKILL")
+        return Outcome(assignment, fake_record(assignment, attempts))
+
+    assert not run_study(state, FakeLauncher(twice)).failed
+
+
+def test_a_fault_of_one_arm_does_not_stop_the_others(tmp_path):
+    def act(assignment, attempts):
+        if assignment.arm == "wsa":
+            return Outcome(assignment, crash="no such layer", has_progressed=False)
+        return Outcome(assignment, fake_record(assignment))
+
+    state = run_study(opened(tmp_path), FakeLauncher(act))
+    assert {record.arm for record in state.failed} == {"wsa"}
+    assert len(state.failed) == len(state.records) - len(state.failed) == 4
+
+
 def test_a_parent_that_was_refused_takes_its_children_along(tmp_path):
     def act(assignment, attempts):
         if assignment.arm == "wsa":
@@ -257,10 +339,12 @@ def test_equal_runs_are_borrowed_under_another_name_and_others_are_not(tmp_path)
     text = write_study(tmp_path, more, "other").read_text().replace("  wsa:", "  plain-wsa:")
     (tmp_path / "other.yaml").write_text(text)
     other = load_study(tmp_path / "other.yaml")
-    place = open_study(other, tmp_path / "other").directory
-    assert borrow_records(other, place, tmp_path / "study").taken == 8
-    state = open_study(other, place)
-    assert str(borrow_records(other, place, tmp_path / "study")) == (
+    empty = open_study(other, tmp_path / "other")
+    dry, borrowed = borrow_records(empty, tmp_path / "study", write=False)
+    assert (borrowed.taken, list(read_records(empty.directory))) == (8, [])
+    state, _ = borrow_records(empty, tmp_path / "study")
+    assert state == dry == open_study(other, empty.directory)
+    assert str(borrow_records(state, tmp_path / "study")[1]) == (
         "0 records fit and were taken; left: 8 already there"
     )
     assert {run.key[0] for run in state.left} == {"sharp"}
@@ -290,6 +374,77 @@ def test_reported_seeds_are_run_once(tmp_path):
     with pytest.raises(RecordError, match=r"was reported with another configuration.*run once.*200 on"):
         opened(tmp_path, changed)
     assert read_plan(tmp_path / "study") == before
+
+
+def test_reported_seeds_of_another_directory_count_where_its_records_are_taken(tmp_path):
+    run_study(opened(tmp_path, REPORTED), FakeLauncher())
+    changed = {**REPORTED, "arms": {"wsa": {"overrides": {"ppo": {"learning_rate": 1e-4}}}}}
+    with pytest.raises(RecordError, match=r"study/records/wsa/linear/100\.json: this seed was reported with"):
+        opened(tmp_path, changed, "fresh", borrow=tmp_path / "study")
+    tuning = {"arms": changed["arms"], "seeds": [0, 1]}
+    run_study(opened(tmp_path, {"seeds": [0, 1]}, "tuned"), FakeLauncher())
+    assert len(opened(tmp_path, tuning, "afresh", borrow=tmp_path / "tuned").records) == 4
+
+
+def test_a_record_that_does_not_fit_makes_room_for_one_that_does(tmp_path):
+    run_study(opened(tmp_path), FakeLauncher())
+    changed = {"overrides": {"ppo": {"learning_rate": 1e-4}}}
+    run_study(opened(tmp_path, changed, "other"), FakeLauncher())
+    assert not opened(tmp_path, changed, borrow=tmp_path / "other").left
+
+
+def test_changes_of_a_plan_after_the_first_results_are_kept(tmp_path):
+    directory = opened(tmp_path, {"seeds": [100]}).directory
+    opened(tmp_path, REPORTED)
+    assert read_plan(directory).changes == []  # nothing was known yet
+    run_study(opened(tmp_path, REPORTED), FakeLauncher())
+    opened(tmp_path, {"seeds": [100, 101, 102], "control": []})
+    opened(tmp_path, {"seeds": [100, 101, 102], "control": []})
+    assert [line.partition(", when ")[2] for line in read_plan(directory).changes] == [
+        "8 runs had records: control: linear -> none",
+        "8 runs had records: seeds: 100, 101 -> 100, 101, 102",
+    ]
+
+
+def test_costs_are_those_of_the_arms_as_they_are(tmp_path):
+    changes = {"arms": {"wsa": {"overrides": {"ppo": {"learning_rate": 1e-4}}}}}
+    state = opened(tmp_path)
+    assert not has_cost(state)
+    write_cost(state, 1)
+    assert has_cost(state)
+    assert not has_cost(opened(tmp_path, changes))
+    assert not has_cost(opened(tmp_path, {"arms": {"more": {"overrides": {"ppo": {"discount": 0.9}}}}}))
+    run_study(opened(tmp_path, changes), FakeLauncher())
+    seen = load_for_report(state.directory)
+    assert (seen.outdated, list(seen.cost.arms)) == (("wsa",), ["baseline"])
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (
+            {"taught": {"start_from": {"arm": "baseline"}, "overrides": {"actor_critic": {"use_wsa": True}}}},
+            "arm taught: cannot take the weights of baseline, which lacks",
+        ),
+        (
+            {
+                "taught": {
+                    "start_from": {"arm": "baseline", "by": "distillation", "steps": 32},
+                    "overrides": {
+                        "actor_critic": {"use_wsa": True, "image": {"source": "tokens"}},
+                        "training": {"total_steps": 96},
+                        "env": {"observation": {"field": False}},
+                    },
+                }
+            },
+            "arm taught: the teacher looks at the field",
+        ),
+        ({"wsa": {"overrides": {"actor_critic": {"cache_budget_mb": 0.001}}}}, "arm wsa: .*cache_budget_mb"),
+    ],
+)
+def test_what_would_be_refused_after_hours_is_refused_at_once(tmp_path, arms, message):
+    with pytest.raises(UserError, match=message):
+        require_arms(load_study(write_study(tmp_path, {"arms": arms})))
 
 
 def test_scores_of_another_condition_or_world_do_not_count(tmp_path):
@@ -444,7 +599,7 @@ def test_processes_make_the_same_records_through_a_kill_9(tmp_path, inline):
     """The study is killed while a run trains; the same command goes on, and nothing differs."""
     changes = {"seeds": [0], "scenarios": ["linear"], "control": [], "arms": TUNED["arms"]}
     changes["evaluation"] = {"scenarios": ["moat"], "conditions": {"dense": {"num_initial_nodes": 9}}}
-    file, place = write_study(tmp_path, changes), tmp_path / "study"
+    file, place = write_study(tmp_path, changes), tmp_path / "study #2"  # no comment in a path
     command = [
         sys.executable,
         "-m",
@@ -484,6 +639,52 @@ def test_ray_makes_the_same_records(tmp_path, inline):
     state = run_study(opened(tmp_path, changes), make_launcher("ray", 1, 1))
     theirs = {key: without_time(record) for key, record in state.records.items()}
     assert theirs == {key: without_time(record) for key, record in inline.records.items()}
+
+
+@pytest.mark.parametrize(
+    ("error", "ends", "has_progressed"),
+    [
+        (DivergedError("the loss is not finite"), "crash", True),
+        (NotFiniteError("kl_max is not a finite number"), "crash", True),
+        (ValueError("too many nodes"), "crash", False),
+        (RecordError("the disk is full"), "refusal", True),
+        (UserError("no such weights"), "refusal", True),
+    ],
+)
+def test_what_runs_away_is_a_crash_and_what_is_wrong_a_refusal(
+    tmp_path, monkeypatch, error, ends, has_progressed
+):
+    def execute(assignment, attempts, progress):
+        raise error
+
+    monkeypatch.setattr("durotaxis.study.launchers.execute", execute)
+    outcome = attempt(assignment_in(tmp_path / "run"), 1)
+    assert str(error) in getattr(outcome, ends)
+    assert outcome.has_progressed == has_progressed
+
+
+def test_a_crash_after_an_iteration_is_told_from_one_before(tmp_path, monkeypatch):
+    def execute(assignment, attempts, progress):
+        with (tmp_path / "run" / METRICS).open("a") as file:
+            file.write("{}\n")
+        raise RuntimeError("no memory")
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("durotaxis.study.launchers.execute", execute)
+    assert attempt(assignment_in(tmp_path / "run"), 1).has_progressed
+
+
+def test_what_another_version_began_is_not_gone_on_with(tmp_path):
+    assignment = assignment_in(tmp_path / "run")
+    RunDirectory.create(tmp_path / "run", "", {"versions": {"durotaxis": "0.0.1"}})
+    (tmp_path / "run" / DIGEST).write_text(assignment.digest)
+    with pytest.raises(UserError, match=r"run was begun by durotaxis 0\.0\.1, this is .*; go on with that"):
+        execute(assignment)
+
+
+def assignment_in(directory):
+    parent = {"parent": None, "parent_digest": None, "start_by": None, "start_steps": None}
+    return Assignment("s", "wsa", "moat", 0, "c.yaml", "0" * 16, str(directory), **parent, probes=())
 
 
 def test_a_launcher_that_is_none():
@@ -534,5 +735,4 @@ def test_the_plan_is_printed_and_nothing_is_run(tmp_path, capsys, monkeypatch):
     assert "2 seeds find a difference in a scenario with a chance of 80 % where it is 11.5 standard" in said
     assert "call it neutral where these are at most 0.01" in said
     assert "estimate: " in said
-    assert not list(Path("runs/studies/tiny").glob("runs/*/*/*"))
-    assert os.listdir("runs/studies/tiny/configs") == []
+    assert not Path("runs").exists()

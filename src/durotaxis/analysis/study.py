@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -97,6 +97,7 @@ class Study:
     records: Mapping[Key, RunRecord]
     cost: StudyCost | None
     missing: Sequence[RunPlan]  # planned, without a record
+    outdated: Sequence[str] = ()  # arms whose cost was measured with another configuration, and left out
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
@@ -336,7 +337,11 @@ def load_study(path: Path | str, *, allow_partial: bool = False) -> Study:
     missing = tuple(run for run in plan.runs if run.key not in records)
     _require_complete(path, plan, missing, allow_partial)
     ordered = {run.key: records[run.key] for run in plan.runs if run.key in records}
-    return Study(path, plan, ordered, read_cost(path), missing)
+    cost = read_cost(path)
+    outdated = () if cost is None else cost.outdated(plan.runs)
+    if cost is not None:
+        cost = replace(cost, arms={arm: own for arm, own in cost.arms.items() if arm not in outdated})
+    return Study(path, plan, ordered, cost, missing, outdated)
 
 
 def _require_plan(path: Path, plan: StudyPlan, records: Mapping[Key, RunRecord]) -> None:

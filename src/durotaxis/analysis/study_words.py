@@ -252,6 +252,15 @@ def banners(study: Study) -> list[Banner]:
                 _capped(named),
             )
         )
+    if plan.changes:
+        found.append(Banner("The plan was changed after the first results.", list(plan.changes)))
+    if study.outdated:
+        found.append(
+            Banner(
+                f"Costs of {', '.join(study.outdated)} were measured with another configuration and are left "
+                "out: durotaxis study cost."
+            )
+        )
     found += _mixtures(study)
     tried = {arm.name: len(arm.tried) for arm in plan.arms if arm.name in study.arms}
     if len(set(tried.values())) > 1:

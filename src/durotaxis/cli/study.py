@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ def run(
         typer.Option(help="Study directory whose records are taken where they fit. Repeatable."),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the plan, write nothing.")] = False,
     cost_turns: Annotated[
         int, typer.Option(min=0, help="Turns of the cost measurement at the end; 0: none.")
     ] = 5,
@@ -102,6 +103,7 @@ def run(
         borrow_records,
         estimate_seconds,
         forget_failures,
+        has_cost,
         open_study,
         require_arms,
         write_cost,
@@ -121,12 +123,12 @@ def run(
     if address is not None and launcher != "ray":
         raise UserError("--address is of a Ray cluster; add --launcher ray, or leave it out")
     sizes = require_arms(study)
-    count = workers or max(1, (os.cpu_count() or 1) // study.threads)
-    with alone(place):
-        state = open_study(study, place, chosen)
+    count = workers or _cores() // study.threads or 1
+    with contextlib.nullcontext() if plan else alone(place):
+        state = open_study(study, place, chosen, write=not plan)
         for source in records or []:
-            _say(console, f"{source}: {borrow_records(study, place, source)}")
-            state = open_study(study, place, chosen)
+            state, borrowed = borrow_records(state, source, write=not plan)
+            _say(console, f"{source}: {borrowed}")
         if retry_failed and not plan:
             state = forget_failures(state)
         _print_plan(console, state, sizes)
@@ -137,7 +139,8 @@ def run(
             less = "; a cluster takes less" if launcher == "ray" else ""
             _say(
                 console,
-                f"estimate: {duration(seconds or 0)} with {at_a_time} at a time{less}, evaluation not counted",
+                f"estimate: {duration(seconds or 0)} with {at_a_time} at a time{less}, evaluation not "
+                "counted",
             )
         if plan:
             return
@@ -145,7 +148,7 @@ def run(
             if state.left:
                 with sigterm_interrupts(), study_view(console) as report:
                     state = run_study(state, make_launcher(launcher, count, study.threads, address), report)
-            if cost_turns and not (place / "cost.json").exists() and len(state.records) == len(study.runs):
+            if cost_turns and len(state.records) == len(study.runs) and not has_cost(state):
                 with counting_view(console, "cost", (cost_turns + 1) * len(sizes)) as advance:
                     write_cost(state, cost_turns, advance)
         except KeyboardInterrupt:
@@ -217,7 +220,7 @@ def search(
     place = directory or SEARCHES / study.name
     wanted = plan_search(study, read_space(space), trials, objective, sampler_seed, place, out)
     require_arms(wanted.study)
-    count = workers or max(1, (os.cpu_count() or 1) // study.threads)
+    count = workers or _cores() // study.threads or 1
     each = wanted.runs_per_trial
     _say(console, f"search in {study.name}: {study.config.question}")
     _say(
@@ -363,6 +366,11 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UserError(f"--seeds {text}: give numbers with commas, such as 100,101") from None
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _command() -> str:

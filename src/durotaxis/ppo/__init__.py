@@ -1,7 +1,7 @@
 """PPO for actions that factor over the nodes of a graph; knows neither colonies nor networks."""
 
 from durotaxis.ppo.advantage import explained_variance, generalized_advantage, normalize
-from durotaxis.ppo.checkpoint import Checkpoint, TrainState, library_versions, load, load_policy
+from durotaxis.ppo.checkpoint import Checkpoint, TrainState, library_versions, load, load_policy, misfits
 from durotaxis.ppo.checks import FrozenError, InvariantError, NonFiniteError, RatioError
 from durotaxis.ppo.config import MonitorConfig, PPOConfig, TrainingConfig
 from durotaxis.ppo.evaluate import EvaluationStep, evaluate, report_seeds, summarize, tuning_seeds
@@ -43,6 +43,7 @@ __all__ = [
     "load_failure",
     "load_policy",
     "make_optimizer",
+    "misfits",
     "normalize",
     "report_seeds",
     "save_failure",

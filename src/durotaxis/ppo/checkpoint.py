@@ -147,11 +147,20 @@ def load_policy(policy: Policy, checkpoint: Checkpoint, path: Path | str) -> Non
     Raises:
         UserError: it was made by another architecture; the policy is left as it was.
     """
+    faults = misfits(policy, checkpoint.model)
+    if faults:
+        raise UserError(
+            f"{path} was made by another architecture: it {faults}; use the configuration of its own run"
+        )
+    policy.load_state_dict(checkpoint.model)
+
+
+def misfits(policy: Policy, weights: Mapping[str, Tensor]) -> str:
+    """What keeps these weights from being put into the policy, as predicates; empty where nothing does."""
     own = policy.state_dict()
-    missing = sorted(own.keys() - checkpoint.model.keys())
-    unexpected = sorted(checkpoint.model.keys() - own.keys())
-    shared = sorted(own.keys() & checkpoint.model.keys())
-    changed = [key for key in shared if own[key].shape != checkpoint.model[key].shape]
+    missing = sorted(own.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - own.keys())
+    changed = [key for key in sorted(own.keys() & weights.keys()) if own[key].shape != weights[key].shape]
     faults = []
     if missing:
         faults.append(f"lacks {_some(missing)}")
@@ -159,14 +168,9 @@ def load_policy(policy: Policy, checkpoint: Checkpoint, path: Path | str) -> Non
         faults.append(f"has {_some(unexpected)} that this policy has not")
     if changed:
         key = changed[0]
-        shapes = f"{tuple(checkpoint.model[key].shape)} there, {tuple(own[key].shape)} here"
+        shapes = f"{tuple(weights[key].shape)} there, {tuple(own[key].shape)} here"
         faults.append(f"differs in the shape of {_some(changed)} ({shapes})")
-    if faults:
-        raise UserError(
-            f"{path} was made by another architecture: it {'; it '.join(faults)}; "
-            "use the configuration of its own run"
-        )
-    policy.load_state_dict(checkpoint.model)
+    return "; it ".join(faults)
 
 
 def restore(

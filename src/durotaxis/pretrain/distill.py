@@ -39,6 +39,10 @@ _HELD_OUT_EVERY = 8  # neighbouring states look alike
 _TINY = torch.finfo(torch.float32).tiny
 
 
+class DivergedError(UserError):
+    """Numbers ran away while learning; a lower rate may help."""
+
+
 class DistillConfig(Config):
     """How a student is taught; the keys `distill.*` of the command."""
 
@@ -210,7 +214,7 @@ def _learn(
             error = (state_value(value) - part.targets.value).square().mean()
             loss = kl + config.value_coefficient * error
             if not bool(loss.isfinite()):
-                raise UserError(
+                raise DivergedError(
                     f"the loss is not finite (kl {kl.item():g}, value {error.item():g}); "
                     "try a lower distill.learning_rate"
                 )
@@ -218,7 +222,7 @@ def _learn(
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(learned, config.max_grad_norm)
             if not bool(norm.isfinite()):
-                raise UserError(
+                raise DivergedError(
                     f"the gradient is not finite (loss {loss.item():g}); try a lower distill.learning_rate"
                 )
             optimizer.step()

@@ -51,6 +51,10 @@ class RecordError(ValueError):
     """A run directory or record file the user can fix: one line, what, where, what to do."""
 
 
+class NotFiniteError(RecordError):
+    """A number that was to be recorded is NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a record file. `<...>` in the name stands for any text."""
@@ -305,12 +309,12 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 
 
 def encode_row(row: Mapping[str, Any], where: str) -> str:
-    """One JSON line. Raises RecordError naming the column that is not finite."""
+    """One JSON line. Raises NotFiniteError naming the column that is not finite."""
     try:
         return json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n"
     except ValueError as error:
         bad = [key for key, value in row.items() if not _finite(value)]
-        raise RecordError(f"{where}: {', '.join(bad)} is not a finite number ({error})") from error
+        raise NotFiniteError(f"{where}: {', '.join(bad)} is not a finite number ({error})") from error
 
 
 def _finite(value: Any) -> bool:

@@ -98,6 +98,7 @@ class StudyPlan:
     runs: Sequence[RunPlan]
     command: str
     version: str  # of durotaxis
+    changes: Sequence[str] = ()  # of this plan since reported runs had records, a line each
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -131,11 +132,17 @@ class StudyCost:
     arms: Mapping[str, ArmCost]
     date: str
     version: str
+    configs: Mapping[str, str] = field(default_factory=dict)  # arm -> digest of what was measured
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
+
+    def outdated(self, runs: Sequence[RunPlan]) -> tuple[str, ...]:
+        """Arms that were measured with a configuration which none of these runs has."""
+        planned = {(run.arm, run.config) for run in runs}
+        return tuple(arm for arm, digest in self.configs.items() if (arm, digest) not in planned)
 
 
 def read_cost(study: Path) -> StudyCost | None:

@@ -157,12 +157,12 @@ def prepare_distillation(
         path = find_config(config_name)
         if load_config(path, RootConfig, given).run.directory is None:
             given = [f"run.directory={directory}", *given]
-    _require_alike(candidate.config.env, load_config(path, RootConfig, given).env)
+    require_alike(candidate.config.env, load_config(path, RootConfig, given).env)
     return DistillJob(candidate, prepare(path, given), config)
 
 
-def _require_alike(teacher: EnvConfig, student: EnvConfig) -> None:
-    """What one does must mean the same to the other, and what the world shows must be read alike."""
+def require_alike(teacher: EnvConfig, student: EnvConfig) -> None:
+    """Raise UserError unless actions mean the same to both, and what the world shows is read alike."""
     if teacher.spawn_bounds != student.spawn_bounds:
         raise _differ("spawn_bounds", teacher.spawn_bounds, student.spawn_bounds)
     if teacher.observation.field and not student.observation.field:

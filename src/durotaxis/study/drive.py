@@ -13,13 +13,26 @@ from typing import Any
 
 from durotaxis.core.config import to_yaml
 from durotaxis.core.errors import UserError
-from durotaxis.records import CONFIGS, FAILED, METRICS, TRAINED, RunRecord, write_atomic, write_record
+from durotaxis.records import (
+    CONFIGS,
+    FAILED,
+    FINISHED,
+    METRICS,
+    TRAINED,
+    RunRecord,
+    read_record,
+    record_path,
+    write_atomic,
+    write_record,
+)
 from durotaxis.study.execute import Assignment, failed_record
 from durotaxis.study.launchers import Launcher, Outcome, lock_path
 from durotaxis.study.plan import Key, PlannedRun, Probe
 from durotaxis.study.study import State, ends, is_trained, log, run_directory
 
 POLL_S = 1.0
+MAX_STILLBORN = 3
+"""Runs in a row that break down before any iteration: then the study stops."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,8 @@ class _Driver:
         self.waiting = list(state.left)
         self.running: dict[Key, float] = {}  # since when
         self.refused: dict[Key, str] = {}
+        self.has_worked = False
+        self.stillborn: dict[Key, str] = {}  # broke down before any iteration, since one fared better
 
     def run(self) -> None:
         """Until nothing waits or runs."""
@@ -73,6 +88,7 @@ class _Driver:
             self.start_what_is_ready()
             for outcome in self.launcher.wait(POLL_S):
                 self.tell(self.settle(outcome))
+            self.stop_where_nothing_begins()
             self.give_up_orphans()
             self.tell(self.why_idle())
 
@@ -93,6 +109,9 @@ class _Driver:
         directory = self.state.directory
         run = self.state.study.run(outcome.assignment.key)
         seconds = time.monotonic() - self.running.pop(run.key)
+        if outcome.record is not None or (outcome.refusal is None and outcome.has_progressed):
+            self.stillborn.clear()
+            self.has_worked = True
         if outcome.record is not None:
             if run.key not in self.state.records:  # else it was made again for its weights
                 self.keep(outcome.record)
@@ -107,11 +126,40 @@ class _Driver:
         self.crashes[run.digest] += 1
         log(directory, "crashed", run, why)
         allowed = self.state.study.config.attempts * (1 + self.retries[run.digest])
+        if not outcome.has_progressed:
+            self.stillborn[run.key] = why
         if self.crashes[run.digest] < allowed:
-            self.waiting.insert(0, run)
+            # What did not even begin lets others go first: they show whether the fault is its own.
+            self.waiting.insert(0 if outcome.has_progressed else len(self.waiting), run)
             return f"{run.name}: crashed, {why}; it is started again"
-        self.keep(failed_record(outcome.assignment, self.crashes[run.digest], why))
-        return f"{run.name}: failed after {self.crashes[run.digest]} attempts, {why}"
+        return self.give_up(run, self.crashes[run.digest], why)
+
+    def give_up(self, run: PlannedRun, attempts: int, why: str) -> str:
+        """Record that a run failed. What it reported before, made again for its weights or scores, stands."""
+        path = record_path(self.state.directory, *run.key)
+        before = read_record(path) if path.exists() else None
+        if before is not None and (before.status, before.config) == (FINISHED, run.digest):
+            self.refused[run.key] = f"{why}; its record of before stands"
+            log(self.state.directory, "refused", run, self.refused[run.key])
+            return f"{run.name}: {self.refused[run.key]}"
+        self.keep(failed_record(self.assignment(run), attempts, why))
+        return f"{run.name}: failed after {attempts} attempts, {why}"
+
+    def stop_where_nothing_begins(self) -> None:
+        """Raise UserError where one run after the other breaks down at once: none of them is at fault.
+
+        Their crashes do not count. Where other arms do work it takes runs of two arms: one may be broken.
+        """
+        is_one_arm = len({arm for arm, _, _ in self.stillborn}) == 1
+        if len(self.stillborn) < MAX_STILLBORN or (is_one_arm and self.has_worked):
+            return
+        for key, why in self.stillborn.items():
+            log(self.state.directory, "retried", self.state.study.run(key), why)
+        *_, why = self.stillborn.values()
+        raise UserError(
+            f"{len(self.stillborn)} runs in a row broke down before any iteration, so the study was "
+            f"stopped; the last: {why}. Mend that, and start the same command again"
+        )
 
     def give_up_orphans(self) -> None:
         """Runs whose parent was refused are refused, those whose parent failed have failed."""
@@ -125,8 +173,8 @@ class _Driver:
             if parent in self.refused:
                 self.refused[run.key] = f"starts from {name}, which was refused"
             elif record is not None and record.status == FAILED:
-                self.keep(failed_record(self.assignment(run), 0, f"starts from {name}, which failed"))
-            elif not (busy or is_trained(self.state.directory, parent)):
+                self.give_up(run, 0, f"starts from {name}, which failed")
+            elif not (busy or is_trained(self.state.directory, self.state.study.run(parent))):
                 self.refused[run.key] = f"starts from {name}, which was trained on another machine"
             else:
                 continue
@@ -134,8 +182,10 @@ class _Driver:
 
     def is_ready(self, run: PlannedRun) -> bool:
         """Whether what it starts from is trained, and no process of before is still at it."""
-        if run.parent is not None and not is_trained(self.state.directory, run.parent):
-            return False
+        if run.parent is not None:
+            parent = self.state.study.run(run.parent)
+            if run.parent in self.running or not is_trained(self.state.directory, parent):
+                return False
         return not _is_held(run_directory(self.state.directory, run.key))
 
     def why_idle(self) -> str | None:
@@ -171,7 +221,7 @@ class _Driver:
     def assignment(self, run: PlannedRun) -> Assignment:
         """All that is needed to make a run."""
         directory, study = self.state.directory, self.state.study
-        start = run.start_from
+        start, parent = run.start_from, run.parent
         arm, scenario, seed = run.key
         return Assignment(
             study=study.name,
@@ -181,7 +231,8 @@ class _Driver:
             config=str(self.config_path(run)),
             digest=run.digest,
             directory=str(run_directory(directory, run.key)),
-            parent=None if run.parent is None else str(run_directory(directory, run.parent)),
+            parent=None if parent is None else str(run_directory(directory, parent)),
+            parent_digest=None if parent is None else study.run(parent).digest,
             start_by=None if start is None else start.by,
             start_steps=None if start is None else start.steps,
             probes=tuple(_plain(probe) for probe in run.probes),

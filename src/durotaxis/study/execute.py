@@ -6,6 +6,7 @@ a record. A run that was interrupted is taken up at its checkpoint.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import statistics
@@ -63,6 +64,7 @@ class Assignment:
     digest: str
     directory: str  # of the run
     parent: str | None  # run directory whose weights it begins with
+    parent_digest: str | None  # what that run is made for
     start_by: str | None  # weights, distillation
     start_steps: int | None
     probes: tuple[Mapping[str, Any], ...]  # scenario, condition, intervention, episodes, world, env
@@ -88,11 +90,16 @@ def execute(
         progress: called after every iteration.
 
     Raises:
-        UserError, RecordError: what `prepare` refuses; InvariantError: training broke down; Interrupted.
+        UserError, RecordError: what `prepare` refuses, and what another version began.
+        InvariantError: training broke down.
+        Interrupted: and saved.
     """
     directory = Path(assignment.directory)
-    if not _is_own(assignment) or (assignment.parent is not None and not _has_begun(assignment)):
+    if not is_made_for(directory, assignment.digest) or (
+        assignment.parent is not None and not _has_begun(assignment)
+    ):
         shutil.rmtree(directory, ignore_errors=True)
+    _refuse_other_version(directory)
     if not (directory / CONFIG).exists():
         directory.mkdir(parents=True, exist_ok=True)
         write_atomic(directory / DIGEST, assignment.digest)
@@ -108,12 +115,32 @@ def failed_record(assignment: Assignment, attempts: int, error: str) -> RunRecor
     return _record(assignment, attempts, (), error)
 
 
+def _refuse_other_version(directory: Path) -> None:
+    """Raise UserError where another version trained so far: its record would pass for one of this version."""
+    if not (directory / PROVENANCE).exists():
+        return
+    before = read_object(directory / PROVENANCE)["versions"]["durotaxis"]
+    if before != own_version():
+        raise UserError(
+            f"{directory} was begun by durotaxis {before}, this is {own_version()}; go on with that version, "
+            "or remove the directory to begin anew"
+        )
+
+
+def is_made_for(directory: Path, digest: str) -> bool:
+    """Whether a run directory was made for that assignment: the same configuration, and the same parent."""
+    path = directory / DIGEST
+    return path.exists() and path.read_text("utf-8") == digest
+
+
 def _begin(assignment: Assignment) -> Job:
-    place = f"run.directory={assignment.directory}"
+    place = f"run.directory={json.dumps(assignment.directory)}"
     if assignment.parent is None:
         return prepare(assignment.config, [place])
     if not RunDirectory.open(assignment.parent).is_done:
         raise UserError(f"{assignment.name} starts from {assignment.parent}, which is not finished")
+    if not is_made_for(Path(assignment.parent), assignment.parent_digest or ""):
+        raise UserError(f"{assignment.name} starts from {assignment.parent}, which is of another design")
     if assignment.start_by == "weights":
         return begin_with_weights(assignment.parent, assignment.config, [place])
     ppo = load_config(assignment.config, RootConfig).ppo
@@ -122,12 +149,6 @@ def _begin(assignment: Assignment) -> Job:
     lesson = prepare_distillation(assignment.parent, assignment.config, overrides, assignment.start_steps)
     lesson.run(2)
     return prepare_resume(assignment.directory)
-
-
-def _is_own(assignment: Assignment) -> bool:
-    """Whether what lies in the run's place was made for the same configuration, by the same parent."""
-    path = Path(assignment.directory) / DIGEST
-    return path.exists() and path.read_text("utf-8") == assignment.digest
 
 
 def _has_begun(assignment: Assignment) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from durotaxis.core.errors import UserError
-from durotaxis.records import RecordError, RunRecord, read_record, write_json
+from durotaxis.records import METRICS, NotFiniteError, RecordError, RunRecord, read_record, write_json
 from durotaxis.study.execute import Assignment, execute
 
 LAUNCHERS = ("inline", "process", "ray")
@@ -34,6 +34,7 @@ class Outcome:
     record: RunRecord | None = None
     crash: str | None = None  # why it broke down; it may be started anew
     refusal: str | None = None  # what is wrong with its configuration: starting anew will not help
+    has_progressed: bool = True  # False: it crashed before any iteration of this attempt
 
 
 class Launcher(ABC):
@@ -91,7 +92,7 @@ class ProcessLauncher(Launcher):
 
     def __init__(self, workers: int, threads: int) -> None:
         self._workers, self._threads = workers, threads
-        self._running: dict[subprocess.Popen[bytes], tuple[Assignment, Path]] = {}
+        self._running: dict[subprocess.Popen[bytes], tuple[Assignment, Path, int]] = {}
 
     @property
     def has_room(self) -> bool:
@@ -104,6 +105,7 @@ class ProcessLauncher(Launcher):
         base.parent.mkdir(parents=True, exist_ok=True)
         task, result = base.with_name(f"{base.name}.task.json"), base.with_name(f"{base.name}.result.json")
         result.unlink(missing_ok=True)
+        size = _size(assignment)
         values = {"assignment": asdict(assignment), "attempts": attempts, "driver": os.getpid()}
         write_json(task, values)
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
@@ -115,7 +117,7 @@ class ProcessLauncher(Launcher):
                 env=environment,
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others
             )
-        self._running[process] = (assignment, result)
+        self._running[process] = (assignment, result, size)
 
     def wait(self, seconds: float) -> Sequence[Outcome]:
         """Poll the processes."""
@@ -138,7 +140,7 @@ class ProcessLauncher(Launcher):
         self._running.clear()
 
     def _outcome(self, process: subprocess.Popen[bytes]) -> Outcome:
-        assignment, result = self._running.pop(process)
+        assignment, result, size = self._running.pop(process)
         log = result.with_name(f"{Path(assignment.directory).name}.log")
         if result.exists():
             record = read_record(result)
@@ -149,7 +151,7 @@ class ProcessLauncher(Launcher):
         if process.returncode == USER_FAULT:
             return Outcome(assignment, refusal=said)
         how = f"killed by {signal.Signals(-process.returncode).name}" if process.returncode < 0 else said
-        return Outcome(assignment, crash=f"{how} (see {log})")
+        return Outcome(assignment, crash=f"{how} (see {log})", has_progressed=_size(assignment) != size)
 
 
 class RayLauncher(Launcher):
@@ -224,7 +226,7 @@ class RayLauncher(Launcher):
         except self._ray.exceptions.RayError as error:
             return Outcome(assignment, crash=" ".join(str(error).split())[:300])
         if answer["record"] is None:
-            return Outcome(assignment, None, answer["crash"], answer["refusal"])
+            return Outcome(assignment, None, answer["crash"], answer["refusal"], answer["has_progressed"])
         return Outcome(assignment, record=RunRecord.from_json(answer["record"]))
 
 
@@ -251,15 +253,19 @@ def lock_path(directory: Path) -> Path:
 def attempt(assignment: Assignment, attempts: int, progress: Any = None) -> Outcome:
     """One attempt at a run in this process. Ctrl-C passes through; any other breakdown is an outcome."""
     from durotaxis.ppo import Interrupted
+    from durotaxis.pretrain.distill import DivergedError
 
+    size = _size(assignment)
     try:
         return Outcome(assignment, record=execute(assignment, attempts, progress))
-    except (UserError, RecordError) as error:
-        return Outcome(assignment, refusal=str(error))
     except Interrupted as error:
         raise KeyboardInterrupt from error
     except Exception as error:  # noqa: BLE001 - whatever breaks one run must not end the study
-        return Outcome(assignment, crash=f"{type(error).__name__}: {error}")
+        ran_away = isinstance(error, (DivergedError, NotFiniteError))
+        if isinstance(error, (UserError, RecordError)) and not ran_away:
+            return Outcome(assignment, refusal=str(error))
+        crash = f"{type(error).__name__}: {error}"
+        return Outcome(assignment, crash=crash, has_progressed=ran_away or _size(assignment) != size)
 
 
 def _attempt_as_json(values: dict[str, Any], config: str, attempts: int, threads: int) -> dict[str, Any]:
@@ -274,7 +280,14 @@ def _attempt_as_json(values: dict[str, Any], config: str, attempts: int, threads
     outcome = attempt(Assignment(**{**values, "config": str(path)}), attempts)
     path.unlink()
     record = None if outcome.record is None else outcome.record.to_json()
-    return {"record": record, "crash": outcome.crash, "refusal": outcome.refusal}
+    ended = {"crash": outcome.crash, "refusal": outcome.refusal, "has_progressed": outcome.has_progressed}
+    return {"record": record, **ended}
+
+
+def _size(assignment: Assignment) -> int:
+    """Bytes of a run's metrics, to which every iteration adds."""
+    metrics = Path(assignment.directory) / METRICS
+    return metrics.stat().st_size if metrics.exists() else 0
 
 
 def _import_ray() -> Any:

@@ -18,7 +18,7 @@ from durotaxis.core.config import ConfigError, build_config, load_config, merge
 from durotaxis.core.errors import UserError
 from durotaxis.core.marks import MarkedError, read_file
 from durotaxis.env import EnvConfig
-from durotaxis.fusion import RULES
+from durotaxis.fusion import RULES, PTMConfig, WSAConfig
 from durotaxis.records import TRAINED, RunPlan
 from durotaxis.study.config import RootConfig, find_config, find_file, leaves, shipped_studies
 from durotaxis.study.study_file import ArmConfig, EvaluationConfig, StartFrom, StudyConfig
@@ -257,6 +257,7 @@ def _resolve(
     setting: Setting,
     seed: int,
     known: Mapping[Key, PlannedRun],
+    children: tuple[Key, ...] = (),
 ) -> PlannedRun:
     first = known.get((arm, setting.name, config.seeds[0]))
     if first is not None:  # all but the seed was resolved before
@@ -276,11 +277,14 @@ def _resolve(
     parent = (start.arm, ",".join((start.scenario_for(setting.entry), *setting.varied)), seed)
     if parent == key:
         raise UserError(f"{file}: arm {arm} would start from itself on {setting.name}; name another scenario")
+    if parent in children:
+        ring = ", ".join("/".join(map(str, each)) for each in (*children, key))
+        raise UserError(f"{file}: runs {ring} start from each other; untie them")
     # A parent in a later scenario is resolved for its digest alone.
     found = known.get(parent)
     if found is None:
         other = next(each for each in _settings(config) if each.name == parent[1])
-        found = _resolve(config, base, file, start.arm, other, seed, known)
+        found = _resolve(config, base, file, start.arm, other, seed, known, (*children, key))
     return PlannedRun(key, root, digest_of(root, found.digest, start), parent, start, probes)
 
 
@@ -298,13 +302,30 @@ def _configured(
         values = merge(values, {"run": {"seed": seed}})
         return build_config(RootConfig, values, f"{file}: arm {arm}, scenario {setting.name}").settled()
 
-    root = configured(setting.scenario)
+    root = with_weights_pinned(configured(setting.scenario))
     elsewhere = {
         name: as_trained(configured(name).env, root.env)
         for name in config.evaluation.scenarios
         if name != setting.scenario
     }
     return root, _probes(config.evaluation, setting.name, root, elsewhere, file)
+
+
+def with_weights_pinned(root: RootConfig) -> RootConfig:
+    """The same with the digest of every weights file that it names by a path, which may change meanwhile."""
+    agent = root.actor_critic
+    ptms = tuple(_pinned(ptm) for ptm in agent.wsa_config.ptms)
+    changes = {
+        "backbone": _pinned(agent.backbone),
+        "wsa_config": agent.wsa_config.model_copy(update={"ptms": ptms}),
+    }
+    return root.model_copy(update={"actor_critic": agent.model_copy(update=changes)})
+
+
+def _pinned(ptm: PTMConfig) -> PTMConfig:
+    if ptm.weights is None or ptm.sha256 is not None or not Path(ptm.weights).is_file():
+        return ptm
+    return ptm.model_copy(update={"sha256": hashlib.sha256(Path(ptm.weights).read_bytes()).hexdigest()})
 
 
 def _probes(
@@ -366,9 +387,12 @@ def _refuse_unfair(
             seen = {"observation": first.config.env.observation}
             if run.config.env.model_copy(update=seen) != first.config.env:
                 raise UserError(f"{where}: differ in the world ({_first_difference(first, run, 'env')})")
-            twins = [other for other, each in arms.items() if other < arm and each.digest == run.digest]
+            twins = [other for other, each in arms.items() if other < arm and _is_same(each, run)]
             if twins:
-                raise UserError(f"{file}: arms {twins[0]} and {arm} are the same; remove one of them")
+                raise UserError(
+                    f"{file}: arms {twins[0]} and {arm} are the same; remove one of them (an actor reads "
+                    "`wsa_config` with use_wsa: true, and else `backbone`)"
+                )
     twice = [run for run in runs.values() if run.key[2] == seed]
     for first, second in itertools.combinations(twice, 2):
         if first.digest == second.digest and first.key[0] == second.key[0]:
@@ -382,6 +406,20 @@ def _refuse_unfair(
     steps = {run.total_steps for run in runs.values()}
     if len(steps) > 1:
         raise UserError(f"{file}: scenarios differ in budget ({', '.join(f'{s:,}' for s in sorted(steps))})")
+
+
+def _is_same(first: PlannedRun, second: PlannedRun) -> bool:
+    """Whether two runs of a seed compute the same, and start from the same run."""
+
+    def what(run: PlannedRun) -> tuple[str, Key | None, StartFrom | None]:
+        agent = run.config.actor_critic
+        unread = (
+            {"backbone": PTMConfig(model_type="graph_cnn")} if agent.use_wsa else {"wsa_config": WSAConfig()}
+        )
+        read = run.config.model_copy(update={"actor_critic": agent.model_copy(update=unread)})
+        return digest_of(read), run.parent, run.start_from
+
+    return what(first) == what(second)
 
 
 def _first_difference(first: PlannedRun, second: PlannedRun, section: str) -> str:

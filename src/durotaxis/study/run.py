@@ -34,7 +34,15 @@ from durotaxis.ppo import (
 from durotaxis.ppo import train as train_with_ppo
 from durotaxis.ppo.checkpoint import restore, save, snapshot
 from durotaxis.ppo.ranks import ALONE, Ranks, colonies_per_rank
-from durotaxis.records import CONFIG, EVENTS, PROVENANCE, RunDirectory, write_atomic, write_json
+from durotaxis.records import (
+    CONFIG,
+    EVENTS,
+    PROVENANCE,
+    RunDirectory,
+    read_object,
+    write_atomic,
+    write_json,
+)
 from durotaxis.study.calibrate import calibrate_policy
 from durotaxis.study.config import RootConfig, find_config, leaves
 from durotaxis.study.provenance import provenance
@@ -125,7 +133,7 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = (), ranks: Ranks
     colonies_per_rank(config.ppo, ranks)
     device = select_device(config, ranks)
     policy = build_policy(config, device)
-    _check_learning(config, policy, device, ranks)
+    check_learning(config, policy, device, ranks)
     calibrated = calibrate_policy(policy, config.env, config.run.seed) if ranks.leads else []
     ranks.share_weights(policy)
 
@@ -146,6 +154,8 @@ def begin_with_weights(parent: str | Path, config_name: str | Path, overrides: S
     checkpoint = load(trained.chosen_checkpoint)
     job = prepare(config_name, overrides)
     load_policy(job.policy, checkpoint, trained.chosen_checkpoint)
+    origin = {**read_object(job.run.path / PROVENANCE), "frozen_hash": job.policy.frozen_hash()}
+    write_json(job.run.path / PROVENANCE, origin)
     save_start(job)
     return prepare_resume(job.directory)
 
@@ -191,7 +201,7 @@ def prepare_resume(
     colonies_per_rank(config.ppo, ranks)
     device = select_device(config, ranks)
     policy = build_policy(config, device)
-    _check_learning(config, policy, device, ranks)
+    check_learning(config, policy, device, ranks)
     notes: tuple[str, ...] = ()
     if checkpoint is None:
         calibrated = calibrate_policy(policy, config.env, config.run.seed) if ranks.leads else []
@@ -219,8 +229,8 @@ def _other_versions(checkpoint: Checkpoint) -> tuple[str, ...]:
     return (f"{', '.join(changed)}: from here on the run will not repeat to the bit",) if changed else ()
 
 
-def _check_learning(
-    config: RootConfig, policy: HybridActorCritic, device: torch.device, ranks: Ranks
+def check_learning(
+    config: RootConfig, policy: HybridActorCritic, device: torch.device, ranks: Ranks = ALONE
 ) -> None:
     """Raise UserError for rates of parts that there are not, and for too much to keep in a rollout."""
     share = colonies_per_rank(config.ppo, ranks)

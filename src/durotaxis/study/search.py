@@ -39,7 +39,7 @@ from durotaxis.study.launchers import Launcher
 from durotaxis.study.plan import Study, base_values, nested, resolve_study
 from durotaxis.study.score import NORMALISERS
 from durotaxis.study.space import SECTIONS, Choices, Range, Space, text_of
-from durotaxis.study.study import Selection, State, alone, borrow_records, open_study
+from durotaxis.study.study import Selection, State, alone, borrow_records, open_study, require_arms
 from durotaxis.study.study_file import ArmConfig, EvaluationConfig
 
 SEARCHES = Path("runs/searches")
@@ -162,7 +162,7 @@ def plan_search(
         for key, entry in space.entries.items():
             for value in entry.probes():
                 try:
-                    _trial_study(probing, Trial(arm, 0, {key: value}, None, None))
+                    require_arms(_trial_study(probing, Trial(arm, 0, {key: value}, None, None)))
                 except UserError as error:
                     raise UserError(f"--space, {key}: {text_of(value)} does not fit: {error}") from error
     return search
@@ -298,7 +298,10 @@ class _Book:
         """The runs of a trial, or why its values cannot stand together in its arm, in one line."""
         if trial.name not in self._plans:
             try:
-                self._plans[trial.name] = _trial_study(self._search, trial)
+                planned = _trial_study(self._search, trial)
+                if trial.score is None:
+                    require_arms(planned)
+                self._plans[trial.name] = planned
             except UserError as error:
                 self._plans[trial.name] = str(error).splitlines()[0]
         return self._plans[trial.name]
@@ -366,8 +369,7 @@ def _run_trials(
     )
     study = replace(search.study, name=f"{search.study.name}-search", config=config, runs=tuple(runs))
     # An equal configuration that an earlier trial had is not trained again.
-    open_study(study, search.directory)
-    borrow_records(study, search.directory, search.directory)
+    borrow_records(open_study(study, search.directory), search.directory)
     state = open_study(study, search.directory, Selection(arms=possible))
     return run_study(state, make_launcher(), report) if state.left else state
 

@@ -19,9 +19,12 @@ from typing import Any
 
 import torch
 
+from durotaxis.agent import HybridActorCritic
 from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig
+from durotaxis.fusion.baselines import count_parameters
+from durotaxis.ppo import misfits
 from durotaxis.records import (
     CONFIGS,
     COST,
@@ -37,6 +40,7 @@ from durotaxis.records import (
     Score,
     StudyPlan,
     cannot_write,
+    read_cost,
     read_plan,
     read_records,
     record_path,
@@ -47,9 +51,11 @@ from durotaxis.records import (
 )
 from durotaxis.study.config import leaves, shipped_studies
 from durotaxis.study.cost import measure_cost
+from durotaxis.study.distill import require_alike
+from durotaxis.study.execute import is_made_for
 from durotaxis.study.plan import Key, PlannedRun, Probe, Study, world_digest
 from durotaxis.study.provenance import own_version
-from durotaxis.study.run import build_policy
+from durotaxis.study.run import build_policy, check_learning
 from durotaxis.study.score import NORMALISERS, SCORE_SEED, play, scenario_scores
 
 STUDIES = Path("runs/studies")
@@ -76,7 +82,9 @@ class State:
         """
         keys = {r.key for r in self.study.runs if r.key in self.wanted and r.key not in self.records}
         for run in reversed(self.study.runs):  # children come after their parents
-            if run.key not in keys or run.parent is None or is_trained(self.directory, run.parent):
+            if run.key not in keys or run.parent is None:
+                continue
+            if is_trained(self.directory, self.study.run(run.parent)):
                 continue
             record = self.records.get(run.parent)
             if record is None or record.status != FAILED:
@@ -147,11 +155,16 @@ def alone(directory: Path) -> Iterator[None]:
         yield
 
 
-def open_study(study: Study, directory: Path, selection: Selection = Selection()) -> State:
+def open_study(
+    study: Study, directory: Path, selection: Selection = Selection(), write: bool = True
+) -> State:
     """See what is done already, and write the plan into the directory.
+
+    Where reported runs have records, what changed of the plan since is kept in it, for the report.
 
     Args:
         selection: what is to be made now.
+        write: False leaves the directory as it is.
 
     Raises:
         UserError, RecordError: the directory holds another study, records of other versions, or records of
@@ -165,37 +178,48 @@ def open_study(study: Study, directory: Path, selection: Selection = Selection()
             f"{directory} holds the study {known.name}, not {study.name}; choose another --directory"
         )
     records = _done(study, directory)  # first: a refused study must not replace the plan of its records
-    try:
-        (directory / CONFIGS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-    write_plan(directory, _plan(study, known))
+    if write:
+        try:
+            (directory / CONFIGS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(directory, error) from error
+        write_plan(directory, _with_changes(_plan(study, known), known, len(records)))
     return State(study, directory, records, wanted)
 
 
 def require_arms(study: Study) -> dict[str, int]:
-    """Build the policy of every arm once, so that what is missing is said before hours of work.
+    """Build the policy of every arm once, so that what does not fit is said before hours of work.
 
     Returns:
         Arm -> its number of parameters.
 
     Raises:
-        UserError: weights are not at hand, or an arm's settings do not fit each other.
+        UserError: weights are not at hand, an arm's settings do not fit each other, or an arm cannot start
+            from the one that it names.
     """
-    sizes = {}
-    first = {run.key[0]: run for run in reversed(study.runs)}
-    for arm in study.config.arms:
+    policies: dict[str, HybridActorCritic] = {}
+    seed = study.config.seeds[0]
+    for run in (run for run in study.runs if run.key[2] == seed):  # children come after their parents
+        arm = run.key[0]
         try:
-            policy = build_policy(first[arm].config, torch.device("cpu"))
+            if arm not in policies:
+                policies[arm] = build_policy(run.config, torch.device("cpu"))
+            check_learning(run.config, policies[arm], torch.device("cpu"))
+            if run.start_from is not None and run.start_from.by == "weights":
+                faults = misfits(policies[arm], policies[run.start_from.arm].state_dict())
+                if faults:
+                    raise UserError(f"cannot take the weights of {run.start_from.arm}, which {faults}")
+            elif run.parent is not None:
+                require_alike(study.run(run.parent).config.env, run.config.env)
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from error
-        sizes[arm] = sum(parameter.numel() for parameter in policy.parameters())
-    return sizes
+    return {arm: count_parameters(policies[arm]) for arm in study.config.arms}
 
 
-def is_trained(directory: Path, key: Key) -> bool:
-    """Whether what the run has learned is here."""
-    return (run_directory(directory, key) / DONE).exists()
+def is_trained(directory: Path, run: PlannedRun) -> bool:
+    """Whether what the run has learned, as it is planned now, is here."""
+    place = run_directory(directory, run.key)
+    return (place / DONE).exists() and is_made_for(place, run.digest)
 
 
 def estimate_seconds(
@@ -225,14 +249,19 @@ def write_cost(state: State, turns: int, advance: Callable[[int], None] = lambda
     """Measure every arm in this process, in the first scenario, and write `cost.json`."""
     study = state.study
     setting = study.settings[0].name
-    configs = {
-        run.key[0]: run.config
-        for run in study.runs
-        if run.key[1] == setting and run.key[2] == study.config.seeds[0]
-    }
-    ordered = {arm: configs[arm] for arm in study.config.arms}
-    write_json(state.directory / COST, measure_cost(ordered, setting, turns, advance).to_json())
+    runs = {arm: study.run((arm, setting, study.config.seeds[0])) for arm in study.config.arms}
+    cost = measure_cost({arm: run.config for arm, run in runs.items()}, setting, turns, advance)
+    digests = {arm: run.digest for arm, run in runs.items()}
+    write_json(state.directory / COST, replace(cost, configs=digests).to_json())
     return state.directory / COST
+
+
+def has_cost(state: State) -> bool:
+    """Whether `cost.json` is there, and of the arms as they are now."""
+    cost = read_cost(state.directory)
+    arms = set(state.study.config.arms)
+    planned = [run.plan() for run in state.study.runs]
+    return cost is not None and arms <= set(cost.arms) and not cost.outdated(planned)
 
 
 def forget_failures(state: State) -> State:
@@ -274,15 +303,19 @@ def _done(study: Study, directory: Path) -> dict[Key, RunRecord]:
             )
         if record.config != planned[record.key].digest:
             if study.config.purpose == REPORT:
-                raise RecordError(
-                    f"{path}: this seed was reported with another configuration ({record.config}, now "
-                    f"{planned[record.key].digest}; compare the files in {directory / CONFIGS}); seeds from "
-                    "100 on are run once: take fresh ones, such as 200 on, and another --directory"
-                )
+                raise _reported_before(path, record, planned[record.key].digest, directory)
             continue
         if record.status == FAILED or _has_scores(planned[record.key], record):
             found[record.key] = record
     return found
+
+
+def _reported_before(path: Path, record: RunRecord, planned: str, directory: Path) -> RecordError:
+    return RecordError(
+        f"{path}: this seed was reported with another configuration ({record.config}, now {planned}; compare "
+        f"the files in {directory / CONFIGS}); seeds from 100 on are run once: take fresh ones, such as 200 "
+        "on, and another --directory"
+    )
 
 
 def _has_scores(run: PlannedRun, record: RunRecord) -> bool:
@@ -306,30 +339,39 @@ class Borrowed:
         return f"{self.taken} records fit and were taken" + (f"; left: {left}" if left else "")
 
 
-def borrow_records(study: Study, directory: Path, place: Path) -> Borrowed:
-    """Copy records of runs made elsewhere with equal settings, perhaps under another arm's name.
+def borrow_records(state: State, place: Path, write: bool = True) -> tuple[State, Borrowed]:
+    """Take over records of runs made elsewhere with equal settings, perhaps under another arm's name.
+
+    Args:
+        write: copy them into the study's directory.
 
     Raises:
-        UserError, RecordError: there is no such directory, or a record in it cannot be read.
+        UserError, RecordError: there is no such directory, a record in it cannot be read, or it reports a run
+            of this study with another configuration.
     """
-    taken, left = 0, Counter[str]()
+    study, records, left = state.study, dict(state.records), Counter[str]()
     if not place.is_dir():
         raise UserError(f"--records {place}: no such directory")
     wanted = {(run.digest, run.key[1], run.key[2]): run for run in study.runs}
+    planned = {run.key: run.digest for run in study.runs}
     for record in read_records(place):
         run = wanted.get((record.config, record.scenario, record.seed))
+        now = planned.get(record.key, record.config)
+        if study.config.purpose == REPORT and record.study == study.name and record.config != now:
+            raise _reported_before(record_path(place, *record.key), record, now, place)
         if run is None:
             left["of runs that this study does not plan"] += 1
         elif record.version != own_version():
             left[f"of durotaxis {record.version}, this is {own_version()}"] += 1
         elif record.status != FAILED and not _has_scores(run, record):
             left["without scores that this study asks for"] += 1
-        elif record_path(directory, *run.key).exists():
+        elif run.key in records:
             left["already there"] += 1
         else:
-            write_record(directory, replace(record, study=study.name, arm=run.key[0]))
-            taken += 1
-    return Borrowed(taken, left)
+            records[run.key] = replace(record, study=study.name, arm=run.key[0])
+            if write:
+                write_record(state.directory, records[run.key])
+    return replace(state, records=records), Borrowed(len(records) - len(state.records), left)
 
 
 def _plan(study: Study, known: StudyPlan | None) -> StudyPlan:
@@ -383,6 +425,34 @@ def _plan(study: Study, known: StudyPlan | None) -> StudyPlan:
         command=shlex.join(["durotaxis", "study", "run", _argument(study.path)]),
         version=own_version(),
     )
+
+
+def _with_changes(plan: StudyPlan, known: StudyPlan | None, num_records: int) -> StudyPlan:
+    """The plan with what differs from the one before it, once there are records that it could favour."""
+    if known is None:
+        return plan
+    changes = list(known.changes)
+    if plan.purpose == REPORT and num_records:
+        date = time.strftime("%Y-%m-%d", time.gmtime())
+        before, after = _in_words(known), _in_words(plan)
+        changes += [
+            f"{date}, when {num_records} runs had records: {what}: {before[what]} -> {after[what]}"
+            for what in after
+            if before[what] != after[what]
+        ]
+    return replace(plan, changes=changes)
+
+
+def _in_words(plan: StudyPlan) -> dict[str, str]:
+    """What of a plan bears on how results come out; the configuration of each run is fixed anyway."""
+    return {
+        "baseline": plan.baseline,
+        "arms": ", ".join(arm.name for arm in plan.arms),
+        "scenarios": ", ".join(scenario.name for scenario in plan.scenarios),
+        "control": ", ".join(s.name for s in plan.scenarios if s.is_control) or "none",
+        "seeds": ", ".join(map(str, plan.seeds)),
+        "variants tried": ", ".join(f"{arm.name} {len(arm.tried)}" for arm in plan.arms),
+    }
 
 
 def _argument(path: Path) -> str:

@@ -246,7 +246,7 @@ class StudyConfig(Config):
 
     @model_validator(mode="after")
     def _something_counts(self) -> StudyConfig:
-        if len(self.control) == len(self.scenarios):
+        if {entry.name for entry in self.scenarios} <= set(self.control):
             raise KeyedError("control", "names every scenario, so nothing would be compared; leave one out")
         return self
 

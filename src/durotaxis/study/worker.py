@@ -37,7 +37,8 @@ def main(task: Path, result: Path) -> int:
                 return 0
     except KeyboardInterrupt:
         return INTERRUPTED
-    print(outcome.refusal or outcome.crash, flush=True)  # noqa: T201
+    # One line: the last one of the log is what the study shows.
+    print("; ".join(map(str.strip, (outcome.refusal or outcome.crash or "").splitlines())), flush=True)  # noqa: T201
     return USER_FAULT if outcome.refusal is not None else CRASHED
 
 
