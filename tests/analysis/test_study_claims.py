@@ -21,15 +21,19 @@ from durotaxis.analysis.claims import (
     USELESS,
     _goal,
     _judge,
+    beyond_chance,
     claims,
     effects,
     goals,
     main_difference,
+    spread_over_settings,
+    steps_ratio,
     word_of,
 )
 from durotaxis.analysis.stats import NOTHING, Estimate
 from durotaxis.analysis.study import load_study
-from durotaxis.analysis.study_words import comparison
+from durotaxis.analysis.study_results.beyond import interventions_table
+from durotaxis.analysis.study_words import Judged, comparison, headline
 from durotaxis.records import ArmPlan, Score, write_record
 
 
@@ -61,9 +65,139 @@ def test_failures_on_both_sides_do_not_make_arms_alike(tmp_path):
     write_study(tmp_path / "none", failed=failed)
     none = load_study(tmp_path / "none")
     assert {effect.word for effect in effects(none)} == {UNDECIDED}
-    assert comparison(none, "wsa").endswith("no seed finished in both.")
-    write_study(tmp_path / "theirs", failed=tuple(key for key in failed if key[0] == "baseline"))
-    assert {effect.word for effect in effects(load_study(tmp_path / "theirs"))} == {HELPS}
+    assert comparison(none, "wsa").endswith("no seed finished in both on moat, patches, stripes.")
+
+
+def test_failures_of_one_side_alone_decide_nothing(tmp_path):
+    """They may be the machine's; a single seed that finished in both lets the others count."""
+    lost = tuple(run.key for run in plan().runs if run.key[:2] == ("baseline", "moat"))
+    write_study(tmp_path / "all", plan(scenarios=[scenario("moat")]), failed=lost)
+    study = load_study(tmp_path / "all")
+    assert {effect.word for effect in effects(study)} == {UNDECIDED}
+    assert comparison(study, "wsa").startswith("Undecided")
+    judged = [*goals(study, "wsa"), *claims(study, "wsa")]
+    assert {v.outcome for v in judged if "no seed finished in both on moat" in v.measured} == {UNDECIDED}
+    assert not {MET, HELD} & {
+        v.outcome
+        for v in judged
+        if "one process" not in v.measured
+        and "exact" not in v.measured
+        and "one measurement" not in v.measured
+    }
+    assert of(goals(study, "wsa"), "at most 1.5").outcome == MET
+    write_study(tmp_path / "some", plan(scenarios=[scenario("moat")]), failed=lost[:-1])
+    assert {effect.word for effect in effects(load_study(tmp_path / "some"))} == {HELPS}
+
+
+def test_steps_to_a_level_that_was_never_learned_say_nothing(tmp_path):
+    made = plan(scenarios=[scenario("moat"), scenario("stripes")])
+    write_study(tmp_path, made, with_configs=False)
+    rng = np.random.default_rng(0)
+    for run in made.runs:
+        if run.key[:2] == ("baseline", "stripes"):
+            whole = record(made, run)
+            flat = (-2.5 + rng.normal(0.0, 0.3, len(whole.curve["step"]))).tolist()
+            write_record(tmp_path, replace(whole, curve={**whole.curve, "return": flat}))
+    study = load_study(tmp_path)
+    assert [study.learns(name) for name in ("moat", "stripes")] == [True, False]
+    assert steps_ratio(study, "wsa", ["stripes"]) == NOTHING
+    assert steps_ratio(study, "wsa", ["moat", "stripes"]) == steps_ratio(study, "wsa", ["moat"])
+    assert (
+        "without stripes, where the baseline does not learn" in of(goals(study, "wsa"), "the base").measured
+    )
+
+
+def test_a_lesson_is_no_first_tenth(tmp_path):
+    arms = [
+        ArmPlan("baseline", "", {}, [], None),
+        ArmPlan("wsa", "", {}, [], {"arm": "t", "by": "distillation"}),
+    ]
+    write_study(tmp_path, plan(arms=arms), with_configs=False)
+    study = load_study(tmp_path)
+    assert of(claims(study, "wsa"), "Initial").outcome == NOT_TESTED
+    assert (study.tests_wsa("wsa"), study.head_start("wsa")) == (False, "t")
+    assert any(
+        "wsa starts from what t learned, baseline does not" in line for line in headline(Judged.of(study))
+    )
+
+
+def under_conditions(value, errors=0.2):
+    """Score of an agent that scores `value` on top of its own score under the condition `sparse`."""
+
+    def change(score):
+        raised = score.return_mean + (8 * value if score.condition == "sparse" else 0.0)
+        return replace(score, return_mean=raised, return_se=errors, episodes=20)
+
+    return change
+
+
+@pytest.mark.parametrize(("errors", "outcome"), [(0.05, HELD), (3.0, NOT_TESTED)])
+def test_robustness_is_not_judged_within_what_few_episodes_scatter(tmp_path, errors, outcome):
+    made = plan(scenarios=[scenario("moat")], conditions={"sparse": {"env.num_initial_nodes": 3}})
+    write_study(tmp_path, made, with_configs=False)
+    for run in made.runs:
+        whole = record(made, run)
+        change = under_conditions(0.4 if run.arm == "baseline" else 0.15, errors)
+        write_record(tmp_path, replace(whole, scores=tuple(map(change, whole.scores))))
+    found = of(claims(load_study(tmp_path), "wsa"), "Robust to initial")
+    assert found.outcome == outcome
+    assert ("scatter by chance" in found.measured) == (outcome == NOT_TESTED)
+
+
+def test_the_variance_beyond_chance_is_what_conditions_add(tmp_path):
+    """Scores that scatter by their errors alone have none."""
+    made = plan(scenarios=[scenario("moat")], conditions={"a": {}, "b": {}}, seeds=range(100, 400))
+    write_study(tmp_path, made, with_configs=False, with_cost=False)
+    rng = np.random.default_rng(0)
+    for run in made.runs:
+        whole = record(made, run)
+        own = [replace(s, return_mean=3.0 + rng.normal(0.0, 0.4), return_se=0.4) for s in whole.scores]
+        if run.arm == "wsa":
+            own = [replace(s, return_mean=s.return_mean + (1.6 if s.condition == "a" else 0.0)) for s in own]
+        write_record(tmp_path, replace(whole, scores=tuple(own)))
+    study = load_study(tmp_path)
+    nothing, added = (beyond_chance(study, arm, ["moat"]) for arm in ("baseline", "wsa"))
+    assert nothing.low < 0 < nothing.high
+    assert added.low < 0.2**2 / 3 < added.high  # variance of (0.2, 0, 0) with 2 degrees of freedom
+
+
+def test_failed_runs_are_not_robust(tmp_path):
+    made = plan(scenarios=[scenario("moat"), scenario("moat-dense", **{"env.num_initial_nodes": 9})])
+    lost = tuple(run.key for run in made.runs if run.arm == "wsa" and run.seed > 101)
+    write_study(tmp_path, made, failed=lost, with_configs=False)
+    study = load_study(tmp_path)
+    assert list(spread_over_settings(study, "wsa", ["moat", "moat-dense"])) == [100, 101]
+
+
+def test_agents_are_tampered_with_over_the_same_episodes(tmp_path):
+    """The main score is over other episodes, luckier by 0.2, than those that are tampered with."""
+    made = plan(scenarios=[scenario("moat")])
+    write_study(tmp_path, made, with_configs=False)
+    for run in made.runs:
+        whole = record(made, run)
+        main, *rest = whole.scores
+        same = replace(main, return_mean=main.return_mean - 8 * 0.2, episodes=20)
+        rest = [replace(score, episodes=20) for score in rest]
+        write_record(tmp_path, replace(whole, scores=(main, same, *rest)))
+    rows = interventions_table(load_study(tmp_path)).rows
+    assert [row[3].mean for row in rows] == pytest.approx([-0.05] * 3)  # -0.25 of the main score
+    for run in made.runs:
+        whole = record(made, run)
+        rest = [replace(score, episodes=20) for score in whole.scores[1:]]
+        write_record(tmp_path, replace(whole, scores=(whole.scores[0], *rest)))
+    assert interventions_table(load_study(tmp_path)) is None
+
+
+def test_an_arm_that_learned_nothing_has_nothing_to_lose(tmp_path):
+    arms = [ArmPlan(name, "", {}, [], None) for name in ("baseline", "wsa", "wsa" + USELESS)]
+    made = plan(arms=arms, scenarios=[scenario("moat")])
+    write_study(tmp_path, made, noise=0.02, with_configs=False)
+    for run in made.runs:
+        if run.arm != "baseline":
+            whole = record(made, run, 0.02)
+            low = replace(whole.scores[0], return_mean=-2.5 + 0.01 * (run.seed - 104))
+            write_record(tmp_path, replace(whole, scores=(low, *whole.scores[1:])))
+    assert of(claims(load_study(tmp_path), "wsa"), "Redundancy").outcome == UNDECIDED
 
 
 def test_differences_equal_a_slow_computation(study):

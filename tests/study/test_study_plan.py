@@ -112,6 +112,11 @@ def test_agents_are_judged_in_the_worlds_as_the_study_changes_them(tmp_path):
         ("linear", "lone", "none"),
         ("stripes", "trained", "none"),
     ]
+    # Over fewer episodes than the main score: what these are held against is over as few.
+    assert [p.episodes for p in run.probes] == [4, 2, 2, 2, 2, 2]
+    assert run.probes[1].intervention == "none"
+    same = load_study(write_study(tmp_path, {"evaluation": {"probe_episodes": 4}})).run(("wsa", "linear", 0))
+    assert [p.intervention for p in same.probes] == ["none", "zero", "uniform"]
     elsewhere = probes[("stripes", "trained", "none")]
     assert (elsewhere.env.scenario, elsewhere.env.max_steps, elsewhere.episodes) == ("stripes", 10, 2)
     assert elsewhere.env.count_scale == run.config.env.count_scale
@@ -127,14 +132,16 @@ def test_agents_are_judged_under_interventions_that_their_fusion_has(tmp_path):
     file = tmp_path / "rules.yaml"
     file.write_text(dump({**TINY, "arms": arms, "baseline": "mean"}), "utf-8")
     runs = {rule: load_study(file).run((rule, "linear", 0)) for rule in RULES}
-    planned = {rule: [probe.intervention for probe in run.probes] for rule, run in runs.items()}
+    planned = {
+        rule: [p.intervention for p in run.probes if p.intervention != "none"] for rule, run in runs.items()
+    }
     for rule, run in runs.items():
         extractor = build_policy(run.config, torch.device("cpu")).actor.extractor
-        for intervention in planned[rule][1:]:
+        for intervention in planned[rule]:
             with extractor.intervene(intervention):  # raises where there is nothing to force
                 pass
-    assert planned["projected_concat"] == ["none", "zero"]
-    assert planned["paper"] == ["none", "zero", "uniform"]
+    assert planned["projected_concat"] == ["zero"]
+    assert planned["paper"] == ["zero", "uniform"]
 
 
 def test_a_lesson_counts_as_training(tmp_path):
@@ -168,6 +175,16 @@ WRONG = {
             }
         },
         r"arms sharp and wsa are the same; remove one of them .an actor reads `wsa_config`",
+    ),
+    "two worlds of a name": (
+        {
+            "scenarios": [
+                "linear",
+                {"name": "long", "scenario": "linear", "overrides": {"env": {"max_steps": 20}}},
+            ],
+            "evaluation": {"scenarios": ["exponential"]},
+        },
+        "two different worlds that are both called exponential",
     ),
     "runs in a circle": (
         {

@@ -30,6 +30,7 @@ from durotaxis.records import (
     NotFiniteError,
     RecordError,
     RunDirectory,
+    Score,
     read_plan,
     read_record,
     read_records,
@@ -38,7 +39,7 @@ from durotaxis.records import (
 )
 from durotaxis.study.config import shipped_studies
 from durotaxis.study.drive import run_study
-from durotaxis.study.execute import DIGEST, Assignment, execute
+from durotaxis.study.execute import DIGEST, Assignment, execute, what_is_judged
 from durotaxis.study.launchers import Outcome, attempt, make_launcher
 from durotaxis.study.plan import load_study
 from durotaxis.study.run import begin_with_weights, build_policy
@@ -242,6 +243,25 @@ def test_a_run_that_lacks_a_score_keeps_its_record_when_it_breaks_down(tmp_path)
     with pytest.raises(UserError, match="its record of before stands"):
         run_study(opened(tmp_path, more), broken)
     assert {record.status for record in read_records(state.directory)} == {FINISHED}
+
+
+def test_only_scores_that_a_record_lacks_are_made(tmp_path):
+    state = run_study(opened(tmp_path), FakeLauncher())
+    more = {"evaluation": {"conditions": {"lone": {"num_initial_nodes": 1}}}}
+    before = {record.key: record for record in read_records(state.directory)}
+
+    def act(assignment, attempts):
+        known = {what_is_judged(score) for score in assignment.known}
+        lacking = [probe for probe in assignment.probes if what_is_judged(probe) not in known]
+        assert [probe["condition"] for probe in lacking] == ["lone"]
+        assert [Score(**score) for score in assignment.known] == list(before[assignment.key].scores)
+        return Outcome(assignment, fake_record(assignment, attempts))
+
+    run_study(opened(tmp_path, more), FakeLauncher(act))
+    changed = {"overrides": {"ppo": {"learning_rate": 1e-4}}}
+    launcher = FakeLauncher(lambda assignment, attempts: Outcome(assignment, refusal=str(assignment.known)))
+    with pytest.raises(UserError, match=r"baseline/linear/0: \(\);"):
+        run_study(opened(tmp_path, changed), launcher)
 
 
 def test_a_run_does_not_start_from_weights_of_another_design(tmp_path):

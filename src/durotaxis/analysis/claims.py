@@ -8,15 +8,15 @@ many there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from durotaxis.analysis.scores import difference, ratio_of_means, spread_ratio
+from durotaxis.analysis.scores import aggregate, difference, ratio_of_means, spread_ratio
 from durotaxis.analysis.stats import NOTHING, Estimate
-from durotaxis.analysis.study import HEADING, OWN, Measure, PerSeed, Selection, Study
-from durotaxis.records import TRAINED, ArmCost
+from durotaxis.analysis.study import HEADING, OWN, Measure, PerSeed, Scale, Selection, Study, score_of
+from durotaxis.records import TRAINED, ArmCost, Score
 
 HELD, NOT_HELD, UNDECIDED, NOT_TESTED = "held", "not held", "undecided", "not tested here"
 HELPS, NEUTRAL, HURTS = "helps", "neutral", "hurts"
@@ -114,9 +114,15 @@ def word_of(gap: Estimate) -> str:
 
 
 def _counted(gap: Estimate, any_finished: bool) -> str:
-    """`word_of` a difference that counts failed runs; failures on both sides alone do not make arms alike."""
-    word = word_of(gap)
-    return UNDECIDED if word == NEUTRAL and not any_finished else word
+    """`word_of` a difference that counts failed runs, which says nothing where no seed finished in both."""
+    return word_of(gap) if any_finished else UNDECIDED
+
+
+def unpaired(study: Study, arm: str) -> list[str]:
+    """Scenarios that count in which no seed finished in both the arm and the baseline."""
+    values = finished(study, held_out(study, study.main_measure))
+    pairs = {name: paired(study.plan.baseline, arm, [name], values) for name in study.main_scenarios}
+    return [name for name, both in pairs.items() if both is None]
 
 
 def effects(study: Study) -> list[Comparison]:
@@ -157,9 +163,7 @@ def main_difference(study: Study, arm: str) -> Estimate:
 
 def main_word(study: Study, arm: str, gap: Estimate) -> str:
     """What `main_difference`, given as `gap`, says."""
-    values = finished(study, held_out(study, study.main_measure))
-    pairs = (paired(study.plan.baseline, arm, [name], values) for name in study.main_scenarios)
-    return _counted(gap, any(both is not None for both in pairs))
+    return _counted(gap, not unpaired(study, arm))
 
 
 @dataclass(frozen=True)
@@ -200,9 +204,11 @@ def area_ratio(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
 def steps_ratio(study: Study, arm: str, scenarios: Sequence[str], *, to_stay: bool = False) -> Estimate:
     """Steps to the baseline's final score, arm over baseline; never within training counts as all of it.
 
-    The first arrival may be passing: with `to_stay` the last one counts.
+    The first arrival may be passing: with `to_stay` the last one counts. Scenarios in which the baseline does
+    not learn are left out: their level is reached by doing nothing.
     """
-    return compare(study, arm, scenarios, partial(study.steps_below_level, to_stay=to_stay), _ratio)
+    known = [name for name in scenarios if study.learns(name)]
+    return compare(study, arm, known, partial(study.steps_below_level, to_stay=to_stay), _ratio)
 
 
 def spread_of(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
@@ -265,7 +271,21 @@ def goals(study: Study, arm: str) -> list[Verdict]:
         lambda value: GOAL_TIME - value,
         lambda value: GOAL_TIME - value,
     )
-    return [better, area, steps, spread, time]
+    return [*_guarded(study, arm, [better, area, steps, spread]), time]
+
+
+def _guarded(study: Study, arm: str, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Undecided where failed runs alone stand on one side."""
+    lacking = unpaired(study, arm)
+    if not lacking:
+        return list(verdicts)
+    why = f"; no seed finished in both on {', '.join(lacking)}"
+    return [
+        verdict
+        if verdict.outcome == NOT_TESTED
+        else replace(verdict, outcome=UNDECIDED, measured=verdict.measured + why, beyond=None)
+        for verdict in verdicts
+    ]
 
 
 def _goal(
@@ -299,13 +319,16 @@ def _stays_below(study: Study, scenario: str) -> bool:
 
 
 def _never(study: Study, arm: str, scenarios: Sequence[str]) -> str:
-    """How many runs never reached the level, where any did not."""
+    """How many runs never reached the level, where any did not, and where there is none worth reaching."""
     parts = []
+    known = [name for name in scenarios if study.learns(name)]
     for name in (arm, study.plan.baseline):
-        reached = [v for scenario in scenarios for v in study.steps_to_level(name, scenario).values()]
+        reached = [v for scenario in known for v in study.steps_to_level(name, scenario).values()]
         if lacking := sum(value is None for value in reached):
             parts.append(f"{lacking} of {len(reached)} runs of {name}")
-    return f"; never reached by {', '.join(parts)}" if parts else ""
+    text = f"; never reached by {', '.join(parts)}" if parts else ""
+    left_out = [name for name in scenarios if name not in known]
+    return text + (f"; without {', '.join(left_out)}, where the baseline does not learn" if left_out else "")
 
 
 # Costs
@@ -352,7 +375,7 @@ def claims(study: Study, arm: str) -> list[Verdict]:
     never = _never(study, arm, over)
     steps_how = "share of the baseline's steps to its own final training score that is saved" + never
     peak_how = f"final held-out {what} over the baseline's, less 1"
-    return [
+    learned = [
         _judge(
             "Initial slowdown",
             arm,
@@ -376,6 +399,8 @@ def claims(study: Study, arm: str) -> list[Verdict]:
         _robustness(study, arm, "Robust to initial conditions", is_world=True),
         _robustness(study, arm, "Robust to hyperparameters", is_world=False),
         _redundancy(study, arm),
+    ]
+    costs = [
         _judge(
             "1.5-2x slower forward pass",
             arm,
@@ -404,6 +429,7 @@ def claims(study: Study, arm: str) -> list[Verdict]:
             below=2.5,
         ),
     ]
+    return [*_guarded(study, arm, learned), *costs]
 
 
 def _judge(
@@ -462,18 +488,60 @@ def _is_of(changes: Mapping[str, object], is_world: bool) -> bool:
 
 
 def spread_over_settings(study: Study, arm: str, names: Sequence[str]) -> PerSeed:
-    """Standard deviation of one seed's final scores over settings, for seeds that all settings have."""
-    return _spread([study.values(arm, name, study.measure(name)) for name in names])
+    """Standard deviation of one seed's final scores over settings, for seeds that finished in all of them."""
+    return _spread([finished(study, held_out(study, study.measure(name)))(arm, name) for name in names])
 
 
 def spread_over_conditions(study: Study, arm: str, scenario: str) -> PerSeed:
-    """The same over the conditions that one agent is judged under."""
-    conditions = (TRAINED, *study.plan.conditions)
-    measure = study.measure(scenario)
-    return _spread([study.values(arm, scenario, measure, Selection(condition=name)) for name in conditions])
+    """The same over the conditions that one agent is judged under, over equally many episodes of each."""
+    where = _conditions(study, arm, scenario)
+    values = [finished(study, held_out(study, study.measure(scenario), each)) for each in where]
+    return _spread([of(arm, scenario) for of in values])
+
+
+def _conditions(study: Study, arm: str, scenario: str) -> list[Selection]:
+    """The conditions, and the world as it was trained in over as many episodes; none where these differ."""
+    others = [Selection(condition=name) for name in study.plan.conditions]
+    scores = [score_of(run, each) for run in study.runs(arm, scenario) for each in others]
+    counts = {score.episodes for score in scores if score is not None}
+    return [Selection(episodes=counts.pop()), *others] if len(counts) == 1 else []
+
+
+def beyond_chance(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
+    """Variance over conditions less what so few episodes scatter by themselves, mean over seeds.
+
+    Under each condition a score is a mean over episodes with a known standard error, and the variance over
+    conditions of scores that differ by nothing else is the mean of these squared.
+    """
+    seen, by_chance = [], []
+    for scenario in scenarios:
+        spread = spread_over_conditions(study, arm, scenario)
+        unit = study.scale(scenario)
+        span = unit.span if isinstance(unit, Scale) else None
+        noise = {}
+        for run in study.runs(arm, scenario):
+            scores = [score_of(run, each) for each in _conditions(study, arm, scenario)]
+            known = [score for score in scores if score is not None]
+            if run.seed in spread and known:
+                noise[run.seed] = float(np.mean([_error_of(score, span) ** 2 for score in known]))
+        seen.append(np.array([spread[seed] ** 2 for seed in noise]))
+        by_chance.append(np.array(list(noise.values())))
+    if not seen or any(len(task) == 0 for task in seen):
+        return NOTHING
+    return difference(by_chance, seen, "mean", paired=True)
+
+
+def _error_of(score: Score, span: float | None) -> float:
+    """Standard error of a score over its episodes: of the normalised return, or of the success rate."""
+    if span is not None:
+        return score.return_se / span
+    rate = score.successes / score.episodes
+    return float(np.sqrt(rate * (1 - rate) / max(score.episodes - 1, 1)))
 
 
 def _spread(rows: Sequence[PerSeed]) -> PerSeed:
+    if len(rows) < 2:
+        return {}
     seeds = [seed for seed in rows[0] if all(seed in row for row in rows)]
     return {seed: float(np.std([row[seed] for row in rows], ddof=1)) for seed in seeds}
 
@@ -499,17 +567,31 @@ def _robustness(study: Study, arm: str, claim: str, is_world: bool) -> Verdict:
             lambda name, scenario: spread_over_conditions(study, name, scenario),
             _ratio,
         )
+        noisy = [
+            name
+            for name in (study.plan.baseline, arm)
+            if (extra := beyond_chance(study, name, study.main_scenarios)).low is None or extra.low <= 0
+        ]
+        if estimate.mean is not None and noisy:
+            over += f" (of {' and '.join(noisy)} no more than so few episodes scatter by chance)"
+            measured = f"standard deviation of a seed's final scores over {over}, ratio of means over seeds"
+            return Verdict(claim, arm, NOT_TESTED, estimate, measured, "held: below 1")
     measured = f"standard deviation of a seed's final scores over {over}, ratio of means over seeds"
     return _judge(claim, arm, estimate, measured, "held: below 1", below=1.0)
 
 
 def _redundancy(study: Study, arm: str) -> Verdict:
-    """Whether an arm stands one of its models being useless: it loses less than MARGIN."""
-    estimate = NOTHING
+    """Whether an arm stands one of its models being useless: it loses less than MARGIN.
+
+    Undecided of an arm that has no more than that to lose.
+    """
+    estimate, own = NOTHING, NOTHING
     if arm + USELESS in study.arms:
-        both = paired(arm, arm + USELESS, study.main_scenarios, held_out(study, study.main_measure))
-        estimate = _iqm_gap(*both) if both else NOTHING
-    return _judge(
+        values = finished(study, held_out(study, study.main_measure))
+        both = paired(arm, arm + USELESS, study.main_scenarios, values)
+        if both:
+            estimate, own = _iqm_gap(*both), aggregate(both[0], "iqm")
+    verdict = _judge(
         "Redundancy when one model is useless",
         arm,
         estimate,
@@ -517,3 +599,6 @@ def _redundancy(study: Study, arm: str) -> Verdict:
         f"held: loses less than {MARGIN}",
         above=-MARGIN,
     )
+    if verdict.outcome == HELD and (own.low is None or own.low <= MARGIN):
+        return replace(verdict, outcome=UNDECIDED, how=f"{verdict.how}; it has no more to lose")
+    return verdict

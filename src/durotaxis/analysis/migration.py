@@ -250,16 +250,25 @@ def summary_text(groups: Sequence[Group], found: Sequence[Finding]) -> str:
         "unit",
         first.name,
         *(f"minus {other.name}" for other in columns if other is not None),
+        "episodes",
     ]
     cells = [
-        [metric.name, unit_of(metric), *(_cell(known[metric.name, other]) for other in columns)]
+        [
+            metric.name,
+            unit_of(metric),
+            *(_cell(known[metric.name, other]) for other in columns),
+            str(known[metric.name, None].count),
+        ]
         for metric in NUMBERS
     ]
     lines = [heading, *cells]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heading))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
-    note = f"Mean [95 % interval] over {len(first.episodes)} episodes; - where undefined."
+    note = (
+        f"Mean [95 % interval] over those of {len(first.episodes)} episodes in which it is defined: so many "
+        "under episodes."
+    )
     return "\n".join(line.rstrip() for line in [*text, "", note]) + "\n"
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from durotaxis.analysis.stats import MIN_SIGNAL, area_under_curve, steps_to_reach
+from durotaxis.analysis.stats import MIN_SIGNAL, area_under_curve, mean_interval, steps_to_reach
 from durotaxis.records import (
     FAILED,
     FINISHED,
@@ -61,6 +61,7 @@ class Selection:
     condition: str = TRAINED
     intervention: str = "none"
     deterministic: bool = False
+    episodes: int | None = None  # over so many; None: the first that there is
 
 
 OWN = Selection()
@@ -124,8 +125,21 @@ class Study:
         return next(arm for arm in self.plan.arms if arm.name == name)
 
     def tests_wsa(self, arm: str) -> bool:
-        """Whether an arm against the baseline is fusion against a single model, as far as is known."""
-        return not self._arm(self.plan.baseline).use_wsa and self._arm(arm).use_wsa is not False
+        """Whether an arm against the baseline is fusion against a single model, as far as is known.
+
+        It is not where one of them starts from what another run learned: that is then compared, too.
+        """
+        own, base = self._arm(arm), self._arm(self.plan.baseline)
+        return not base.use_wsa and own.use_wsa is not False and own.start_from == base.start_from
+
+    def head_start(self, arm: str) -> str | None:
+        """The arm whose trained runs this one starts from, where the baseline does not."""
+        start, base = self._arm(arm).start_from, self._arm(self.plan.baseline).start_from
+        return None if start is None or start == base else str(start["arm"])
+
+    def learns_attention(self, arm: str) -> bool:
+        """Whether the arm's attention depends on what it sees, as far as is known."""
+        return self._arm(arm).learns_attention is not False
 
     def scenario(self, name: str) -> ScenarioPlan:
         """The plan of a scenario."""
@@ -233,7 +247,12 @@ class Study:
         return self._of_curves(arm, scenario, area)
 
     def beginnings(self, arm: str, scenario: str) -> PerSeed:
-        """Mean of each run's training curve over the first tenth (at least its first point)."""
+        """Mean of each run's training curve over the first tenth (at least its first point).
+
+        Empty for an arm that was taught before: its curve begins after the lesson.
+        """
+        if (self._arm(arm).start_from or {}).get("by") == "distillation":
+            return {}
 
         def beginning(steps: np.ndarray, values: np.ndarray) -> float:
             early = steps <= FIRST * self.plan.total_steps
@@ -244,14 +263,24 @@ class Study:
 
     def level(self, scenario: str) -> float | None:
         """The baseline's final score in training: its curve's mean over the last tenth, mean over runs."""
+        ends = self.endings(self.plan.baseline, scenario)
+        return math.fsum(ends.values()) / len(ends) if ends else None
+
+    def endings(self, arm: str, scenario: str) -> PerSeed:
+        """Mean of each run's training curve over the last tenth (at least its last point)."""
 
         def end(steps: np.ndarray, values: np.ndarray) -> float:
             late = steps >= LAST * self.plan.total_steps
             late[-1] = True
             return float(values[late].mean())
 
-        ends = self._of_curves(self.plan.baseline, scenario, end)
-        return math.fsum(ends.values()) / len(ends) if ends else None
+        return self._of_curves(arm, scenario, end)
+
+    def learns(self, scenario: str) -> bool:
+        """Whether the baseline's curve ends clearly above where it began; if not, its level means nothing."""
+        begun, ended = (of(self.plan.baseline, scenario) for of in (self.beginnings, self.endings))
+        rise = mean_interval([ended[seed] - begun[seed] for seed in ended if seed in begun])
+        return rise.mean is not None and (rise.mean if rise.low is None else rise.low) > 0
 
     def steps_to_level(self, arm: str, scenario: str, *, to_stay: bool = False) -> Mapping[int, float | None]:
         """Steps until each run first reached the baseline's final score; None: not within the training.
@@ -303,7 +332,8 @@ def score_of(run: RunRecord, where: Selection = OWN) -> Score | None:
     """A run's score of a selection, if it has one."""
     wanted = (where.scenario or run.scenario, where.condition, where.intervention, where.deterministic)
     for score in run.scores:
-        if (score.scenario, score.condition, score.intervention, score.deterministic) == wanted:
+        what = (score.scenario, score.condition, score.intervention, score.deterministic)
+        if what == wanted and where.episodes in (None, score.episodes):
             return score
     return None
 

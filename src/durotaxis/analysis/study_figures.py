@@ -141,6 +141,7 @@ def finals(study: Study) -> Figure | None:
     """Every run's final score, a dot each, with the mean and its 95 % interval over seeds."""
     figure, panels = _panels(1, 0.55 * len(study.scenarios) * max(1.0, 0.35 * len(study.arms)) + 0.8)
     axes, step = panels[0], 0.8 / len(study.arms)
+    named: set[str] = set()
     for row, name in enumerate(study.scenarios):
         for index, arm in enumerate(study.arms):
             values = list(study.values(arm, name, study.measure(name)).values())
@@ -149,7 +150,8 @@ def finals(study: Study) -> Figure | None:
             y, colour = row - 0.4 + (index + 0.5) * step, _style(study, arm)["color"]
             axes.plot(values, np.full(len(values), y), ".", color=colour, alpha=0.45, markersize=5)
             mean = mean_interval(values)
-            label = arm if row == 0 else None
+            label = None if arm in named else arm
+            named.add(arm)
             _whisker(axes, mean, y, colour, _marker(study, arm), label)
     axes.set_yticks(range(len(study.scenarios)), [_title(study, name) for name in study.scenarios])
     axes.set_ylim(len(study.scenarios) - 0.5, -0.5)
@@ -296,7 +298,8 @@ def improvements(study: Study, rows: Sequence[tuple[str, str, Estimate]]) -> Fig
 @styled
 def attention(study: Study) -> Figure | None:
     """Mean attention over runs per model while training, with 95 % bands over runs; two panels per arm."""
-    arms = [arm for arm in study.arms if shares(study, arm)][:MAX_ATTENTION_PANELS]
+    ordered = (study.plan.baseline, *study.others)
+    arms = [arm for arm in ordered if shares(study, arm)][:MAX_ATTENTION_PANELS]
     if not arms:
         return None
     figure, panels = _panels(2 * len(arms), 2.4)
@@ -328,8 +331,11 @@ def attention(study: Study) -> Figure | None:
 def shares(study: Study, arm: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray] | None:
     """Attention of an arm: names [K], steps [T], weight [runs,T,K], effective number [runs,T].
 
-    Failed runs and those with other models than the first are left out; None where no run has attention.
+    Failed runs and those with other models than the first are left out; None where no run has attention, or
+    the arm's rule gives every state the same.
     """
+    if not study.learns_attention(arm):
+        return None
     runs = [run for name in study.scenarios for run in study.runs(arm, name) if run.status == FINISHED]
     with_models = [run.attention for run in runs if run.attention and len(run.attention["step"])]
     if not with_models:

@@ -30,6 +30,7 @@ from durotaxis.analysis.claims import (
     subset_difference,
     subsets,
     time_ratio,
+    unpaired,
     word_of,
 )
 from durotaxis.analysis.factors import contrasts, effect_of
@@ -88,6 +89,7 @@ def headline(judged: Judged) -> list[str]:
             lines.append(" ".join([comparison(study, arm), *_where(judged, arm)]))
         else:
             lines += [comparison(study, arm), *_rests_on(study, arm), *_where(judged, arm)]
+            lines += _of_head_start(study, arm)
             lines += _of_goal([verdict for verdict in judged.goals if verdict.arm == arm])
             lines += _of_claims([verdict for verdict in judged.claims if verdict.arm == arm])
             lines += _of_cost(study, arm)
@@ -126,9 +128,22 @@ def comparison(study: Study, arm: str) -> str:
         return f"{arm} scores within ±{MARGIN} of {base} {by}."
     if gap.low is None:
         return f"Undecided whether {arm} scores higher than {base} {by}: too few seeds for an interval."
-    if word_of(gap) == NEUTRAL:
-        return f"Undecided whether {arm} scores higher or lower than {base} {by}: no seed finished in both."
+    if word != word_of(gap):
+        where = ", ".join(unpaired(study, arm))
+        return (
+            f"Undecided whether {arm} scores higher or lower than {base} {by}: no seed finished in both on "
+            f"{where}."
+        )
     return f"Undecided whether {arm} scores higher or lower than {base} {by}."
+
+
+def _of_head_start(study: Study, arm: str) -> list[str]:
+    source, base = study.head_start(arm), study.plan.baseline
+    if source is None:
+        return []
+    return [
+        f"{arm} starts from what {source} learned, {base} does not: goal and claims are not judged of it."
+    ]
 
 
 def _pairs(study: Study, arm: str, scenario: str) -> int:

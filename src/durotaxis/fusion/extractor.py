@@ -15,7 +15,7 @@ from durotaxis.core.errors import UserError
 from durotaxis.core.schedule import Clock, as_clock, moment_key, walk_moments
 from durotaxis.core.shapes import Float
 from durotaxis.fusion.baselines import build_fusion, build_widening, count_parameters
-from durotaxis.fusion.combine import AttentionFusion, require_gates
+from durotaxis.fusion.combine import require_gates
 from durotaxis.fusion.config import (
     PTMConfig,
     TemperatureSchedule,
@@ -388,8 +388,8 @@ class MultiPTMFeatureExtractor(nn.Module):
 
     @property
     def learns_attention(self) -> bool:
-        """Whether the rule has scores to learn, so that attention can move."""
-        return isinstance(self.fusion, AttentionFusion)
+        """Whether the rule has scores that depend on the context, so that attention can move."""
+        return self.fusion.weighs and self.fusion.reads_context
 
     def later_parts(self) -> list[str]:
         """Parts (`ptm:<name>`) that are frozen now and that a schedule lets learn later."""

@@ -47,6 +47,7 @@ class ArmPlan:
     start_from: Mapping[str, Any] | None  # whose trained weights it begins with
     factors: Mapping[str, str] = field(default_factory=dict)  # factor -> level, of crossed arms
     use_wsa: bool | None = None  # whether its actor fuses several models; null: not known
+    learns_attention: bool | None = None  # whether its attention depends on what it sees; null: not known
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import fcntl
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from durotaxis.records import (
 )
 from durotaxis.study.execute import Assignment, failed_record
 from durotaxis.study.launchers import Launcher, Outcome, lock_path
-from durotaxis.study.plan import Key, PlannedRun, Probe
+from durotaxis.study.plan import Key, PlannedRun
+from durotaxis.study.provenance import own_version
 from durotaxis.study.study import State, ends, is_trained, log, run_directory
 
 POLL_S = 1.0
@@ -136,9 +137,7 @@ class _Driver:
 
     def give_up(self, run: PlannedRun, attempts: int, why: str) -> str:
         """Record that a run failed. What it reported before, made again for its weights or scores, stands."""
-        path = record_path(self.state.directory, *run.key)
-        before = read_record(path) if path.exists() else None
-        if before is not None and (before.status, before.config) == (FINISHED, run.digest):
+        if self.record_of_before(run) is not None:
             self.refused[run.key] = f"{why}; its record of before stands"
             log(self.state.directory, "refused", run, self.refused[run.key])
             return f"{run.name}: {self.refused[run.key]}"
@@ -235,8 +234,22 @@ class _Driver:
             parent_digest=None if parent is None else study.run(parent).digest,
             start_by=None if start is None else start.by,
             start_steps=None if start is None else start.steps,
-            probes=tuple(_plain(probe) for probe in run.probes),
+            probes=tuple(probe.plain() for probe in run.probes),
+            known=self.known_scores(run),
         )
+
+    def known_scores(self, run: PlannedRun) -> tuple[dict[str, Any], ...]:
+        """What a record of before says of the same run, which then lacks others."""
+        before = self.record_of_before(run)
+        return () if before is None else tuple(asdict(score) for score in before.scores)
+
+    def record_of_before(self, run: PlannedRun) -> RunRecord | None:
+        """The record of the same run, finished, where there is one."""
+        path = record_path(self.state.directory, *run.key)
+        record = read_record(path) if path.exists() else None
+        own = (FINISHED, run.digest, own_version())
+        is_own = record is not None and (record.status, record.config, record.version) == own
+        return record if is_own else None
 
 
 def _is_held(directory: Path) -> bool:
@@ -250,12 +263,6 @@ def _is_held(directory: Path) -> bool:
         except OSError:
             return True
     return False
-
-
-def _plain(probe: Probe) -> dict[str, Any]:
-    """A probe as plain values."""
-    values = {name: getattr(probe, name) for name in ("scenario", "condition", "intervention", "episodes")}
-    return {**values, "world": probe.world, "env": probe.env.model_dump(mode="json")}
 
 
 def _last_row(path: Path) -> Mapping[str, Any]:

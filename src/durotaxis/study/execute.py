@@ -68,6 +68,7 @@ class Assignment:
     start_by: str | None  # weights, distillation
     start_steps: int | None
     probes: tuple[Mapping[str, Any], ...]  # scenario, condition, intervention, episodes, world, env
+    known: tuple[Mapping[str, Any], ...] = ()  # scores that it has already, as plain values
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -107,7 +108,14 @@ def execute(
     elif not RunDirectory.open(directory).is_done:
         prepare_resume(directory).train(progress)
     candidate = open_run(directory)
-    return _record(assignment, attempts, [_score(candidate, probe) for probe in assignment.probes])
+    known = {what_is_judged(score): Score(**score) for score in assignment.known}
+    scores = [known.get(what_is_judged(probe)) or _score(candidate, probe) for probe in assignment.probes]
+    return _record(assignment, attempts, scores)
+
+
+def what_is_judged(score: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes two scores of a run the same, of a probe or a score as plain values."""
+    return tuple(score[name] for name in ("scenario", "condition", "intervention", "episodes", "world"))
 
 
 def failed_record(assignment: Assignment, attempts: int, error: str) -> RunRecord:

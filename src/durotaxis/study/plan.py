@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from durotaxis.core.config import ConfigError, build_config, load_config, merge
 from durotaxis.core.errors import UserError
 from durotaxis.core.marks import MarkedError, read_file
 from durotaxis.env import EnvConfig
+from durotaxis.env.config import ObservationConfig
 from durotaxis.fusion import RULES, PTMConfig, WSAConfig
 from durotaxis.records import TRAINED, RunPlan
 from durotaxis.study.config import RootConfig, find_config, find_file, leaves, shipped_studies
@@ -57,6 +58,11 @@ class Probe:
     def world(self) -> str:
         """Digest of the world."""
         return world_digest(self.env)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values."""
+        names = ("scenario", "condition", "intervention", "episodes", "world")
+        return {name: getattr(self, name) for name in names} | {"env": self.env.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -340,6 +346,8 @@ def _probes(
     agent = root.actor_critic
     has_attention = agent.use_wsa and RULES[agent.wsa_config.fusion].weighs
     probes = [Probe(own, TRAINED, "none", evaluation.episodes, env)]
+    if count != evaluation.episodes and (evaluation.interventions or evaluation.conditions):
+        probes.append(Probe(own, TRAINED, "none", count, env))  # what these are held against
     for intervention in evaluation.interventions:
         if has_attention or intervention != "uniform":
             probes.append(Probe(own, TRAINED, intervention, count, env))
@@ -400,12 +408,29 @@ def _refuse_unfair(
                 f"{file}: scenarios {first.key[1]} and {second.key[1]} are the same for arm {first.key[0]}; "
                 "runs would be counted twice"
             )
+    _refuse_two_worlds_of_a_name(file, runs.values())
     threads = {run.config.run.threads for run in runs.values()}
     if len(threads) > 1:
         raise UserError(f"{file}: run.threads differs between runs ({threads}); give all the same")
     steps = {run.total_steps for run in runs.values()}
     if len(steps) > 1:
         raise UserError(f"{file}: scenarios differ in budget ({', '.join(f'{s:,}' for s in sorted(steps))})")
+
+
+def _refuse_two_worlds_of_a_name(file: Path, runs: Iterable[PlannedRun]) -> None:
+    """Returns are normalised by the name of the world that they are of, whatever is observed of it."""
+    known: dict[str, EnvConfig] = {}
+    for run in runs:
+        for probe in run.probes:
+            if probe.condition != TRAINED:
+                continue
+            world = probe.env.model_copy(update={"observation": ObservationConfig()})
+            if known.setdefault(probe.scenario, world) != world:
+                raise UserError(
+                    f"{file}: agents would be judged in two different worlds that are both called "
+                    f"{probe.scenario}; let scenarios that are judged elsewhere share their world's rules, "
+                    "or make a study of each"
+                )
 
 
 def _is_same(first: PlannedRun, second: PlannedRun) -> bool:

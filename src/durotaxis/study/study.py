@@ -13,7 +13,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from durotaxis.agent import HybridActorCritic
 from durotaxis.agent.scripted import SCRIPTED
 from durotaxis.core.errors import UserError
 from durotaxis.env import EnvConfig
+from durotaxis.fusion import RULES, WSAConfig
 from durotaxis.fusion.baselines import count_parameters
 from durotaxis.ppo import misfits
 from durotaxis.records import (
@@ -37,7 +38,6 @@ from durotaxis.records import (
     RecordError,
     RunRecord,
     ScenarioPlan,
-    Score,
     StudyPlan,
     cannot_write,
     read_cost,
@@ -52,8 +52,8 @@ from durotaxis.records import (
 from durotaxis.study.config import leaves, shipped_studies
 from durotaxis.study.cost import measure_cost
 from durotaxis.study.distill import require_alike
-from durotaxis.study.execute import is_made_for
-from durotaxis.study.plan import Key, PlannedRun, Probe, Study, world_digest
+from durotaxis.study.execute import is_made_for, what_is_judged
+from durotaxis.study.plan import Key, PlannedRun, Study, world_digest
 from durotaxis.study.provenance import own_version
 from durotaxis.study.run import build_policy, check_learning
 from durotaxis.study.score import NORMALISERS, SCORE_SEED, play, scenario_scores
@@ -321,10 +321,8 @@ def _reported_before(path: Path, record: RunRecord, planned: str, directory: Pat
 def _has_scores(run: PlannedRun, record: RunRecord) -> bool:
     """Whether everything was scored that the study asks for, in these very worlds."""
 
-    def what(score: Probe | Score) -> tuple[Any, ...]:
-        return (score.scenario, score.condition, score.intervention, score.episodes, score.world)
-
-    return {what(probe) for probe in run.probes} <= {what(score) for score in record.scores}
+    wanted = {what_is_judged(probe.plain()) for probe in run.probes}
+    return wanted <= {what_is_judged(asdict(score)) for score in record.scores}
 
 
 @dataclass(frozen=True)
@@ -387,6 +385,7 @@ def _plan(study: Study, known: StudyPlan | None) -> StudyPlan:
             start_from=None if arm.start_from is None else arm.start_from.model_dump(),
             factors=arm.factors,
             use_wsa=agents[name].use_wsa,
+            learns_attention=agents[name].use_wsa and _learns_attention(agents[name].wsa_config),
         )
         for name, arm in config.arms.items()
     ]
@@ -425,6 +424,11 @@ def _plan(study: Study, known: StudyPlan | None) -> StudyPlan:
         command=shlex.join(["durotaxis", "study", "run", _argument(study.path)]),
         version=own_version(),
     )
+
+
+def _learns_attention(config: WSAConfig) -> bool:
+    rule = RULES[config.fusion]
+    return rule.weighs and rule.reads_context
 
 
 def _with_changes(plan: StudyPlan, known: StudyPlan | None, num_records: int) -> StudyPlan:

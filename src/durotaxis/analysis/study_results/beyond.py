@@ -18,7 +18,7 @@ from durotaxis.analysis.claims import (
 )
 from durotaxis.analysis.scores import difference
 from durotaxis.analysis.stats import NOTHING, Estimate, mean_interval
-from durotaxis.analysis.study import HEADING, OWN, Measure, NoScale, Selection, Study
+from durotaxis.analysis.study import HEADING, Measure, NoScale, Selection, Study, score_of
 from durotaxis.analysis.study_results.rows import (
     aggregate_of,
     common_measure,
@@ -73,19 +73,28 @@ def interventions_table(study: Study) -> Table | None:
     ]
     note = (
         "The same trained agents, judged again with R zeroed (zero), R of another colony (shuffled) or "
-        "equal attention (uniform); change against no intervention, mean over runs that finished, 95 % "
-        f"interval over seeds. unchanged: wholly within ±{MARGIN}, the agent does not need what was taken; "
-        "else loses: wholly below 0; gains: above."
+        "equal attention (uniform); change against none of these over the same episodes, mean over runs that "
+        f"finished, 95 % interval over seeds. unchanged: wholly within ±{MARGIN}, the agent does not need "
+        "what was taken; else loses: wholly below 0; gains: above."
     )
     return Table("interventions", "Interventions at evaluation", columns, rows, note) if rows else None
 
 
 def _drop(study: Study, arm: str, scenarios: Sequence[str], where: Selection) -> Estimate:
-    """Change of scores by an intervention; failed runs have no agent to tamper with."""
+    """Change of scores by an intervention, over the same episodes; failed runs have no agent to tamper with.
+
+    Nothing where the agents were not judged over these episodes without it.
+    """
     measure = common_measure(study, scenarios)
+    runs = [run for name in scenarios for run in study.runs(arm, name)]
+    counts = {score.episodes for run in runs if (score := score_of(run, where)) is not None}
+    if len(counts) != 1:
+        return NOTHING
+    untouched = Selection(episodes=counts.pop())
 
     def values(kind: str, name: str) -> Mapping[int, float]:
-        return finished(study, held_out(study, measure, where if kind == "tampered" else OWN))(arm, name)
+        scores = held_out(study, measure, where if kind == "tampered" else untouched)
+        return finished(study, scores)(arm, name)
 
     both = paired("whole", "tampered", scenarios, values)
     return difference(*both, "mean") if both else NOTHING
