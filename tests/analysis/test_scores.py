@@ -541,3 +541,10 @@ def test_intervals_of_improvement_and_spread_cover(name, tasks, runs, plain):
 
 def shifted(tasks, by):
     return [task + by for task in tasks]
+
+
+def test_two_equal_differences_are_no_certainty():
+    same = np.zeros(2), np.full(2, 0.5)
+    assert difference([same[0]], [same[1]], "mean", paired=True) == Estimate(0.5, None, None, 2)
+    three = difference([np.zeros(3)], [np.full(3, 0.5)], "mean", paired=True)
+    assert (three.low, three.high) == (0.5, 0.5)

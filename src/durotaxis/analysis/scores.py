@@ -398,6 +398,8 @@ def _estimate(
         return Estimate(value, None, None, count)
     if not _is_bootstrapped(influences):
         error, freedom = _error(influences, [n - 2 * (n // 4) if trimmed else n for n in sizes])
+        if error == 0 and min(sizes) == 2:  # two equal numbers say nothing of how they scatter
+            return Estimate(value, None, None, count)
         return t_interval(value, error, freedom, count, how.confidence)
     _, freedom = _error(influences, sizes)
     draws = statistic(_resampled(arms, paired, how))
