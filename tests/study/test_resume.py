@@ -17,7 +17,7 @@ from durotaxis.cli import run as command
 from durotaxis.core.errors import UserError
 from durotaxis.ppo import load
 from durotaxis.records import RunDirectory
-from durotaxis.study.run import differences, prepare, prepare_resume
+from durotaxis.study.run import differences, prepare, prepare_resume, refuse_fixed
 
 pytestmark = pytest.mark.unchecked
 
@@ -133,6 +133,31 @@ def test_another_architecture_is_refused_even_with_changes_allowed(copy):
 
 
 @pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("env.spawn_bounds.max_step", "the bounds in the checkpoint"),
+        ("actor_critic.wsa_config.learn_temperature", "which parameters learn"),
+        ("actor_critic.wsa_config.ptms.1.seed", "the weights of every model"),
+        ("actor_critic.wsa_config.ptms.10.weights", "the weights of every model"),
+        ("actor_critic.backbone.sha256", "the weights of every model"),
+        ("actor_critic.backbone.freeze", "which parameters learn"),
+        ("actor_critic.wsa_config.ptms.1.ramp_steps", "gates"),
+        ("actor_critic.wsa_config.ptms.1.enters_at.episode", "gates"),
+        ("ppo.learning_rate.changes.0.ramp_steps", None),
+        ("actor_critic.wsa_config.attention_temperature.changes.1.ramp_steps", None),
+        ("actor_critic.wsa_config.ptms.1.unfreeze_at", None),
+        ("run.seed", None),
+    ],
+)
+def test_refused_is_what_the_checkpoint_settles_and_nothing_else(key, why):
+    if why is None:
+        refuse_fixed("run", {key: (1, 2)})
+    else:
+        with pytest.raises(UserError, match=f"run cannot be resumed with {key}: 1 -> 2, because .*{why}"):
+            refuse_fixed("run", {key: (1, 2)})
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         (
@@ -144,6 +169,7 @@ def test_another_architecture_is_refused_even_with_changes_allowed(copy):
             "freeze: True -> False, because which parameters learn stands",
         ),
         ("training.curriculum=[{name: a, max_steps: 9}, {name: b}]", "because the present stage stands in"),
+        ("env.spawn_bounds.noise=[0, 0.4]", "noise: .* because the agent's choices are scaled"),
         ("training.total_steps=16", "has 32 steps behind it, training.total_steps is 16; give it more"),
         ("ppo.learning_rate_factors={'actro': 0.1}", "no part actro .did you mean 'actor'"),
         ("actor_critic.cache_budget_mb=0.00001", "cache_budget_mb is"),

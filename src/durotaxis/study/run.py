@@ -239,12 +239,16 @@ def check_learning(
     policy.require_cache_fits(first, share * config.ppo.rollout_steps)
 
 
+_MODEL = r"actor_critic\.(backbone|wsa_config\.ptms\.\d+)"
 FIXED: Mapping[str, str] = MappingProxyType(
     {
         r"ppo\.(num_colonies|rollout_steps)": "a run counts its steps in whole rollouts",
-        r".*\.freeze": "which parameters learn stands in the checkpoint",
-        r".*\.(enters_at|ramp_steps)": "gates stand in the checkpoint",
+        rf"{_MODEL}\.freeze": "which parameters learn stands in the checkpoint",
+        rf"{_MODEL}\.(enters_at|ramp_steps)(\..+)?": "gates stand in the checkpoint",
+        rf"{_MODEL}\.(seed|weights|sha256)": "the weights of every model stand in the checkpoint",
         r"actor_critic\.wsa_config\.attention_temperature": "the temperature stands in the checkpoint",
+        r"actor_critic\.wsa_config\.learn_temperature": "which parameters learn stands in the checkpoint",
+        r"env\.spawn_bounds\..+": "the agent's choices are scaled to the bounds in the checkpoint",
         r"training\.curriculum(\.\d+\.name)?": "the present stage stands in the checkpoint",
     }
 )
@@ -252,7 +256,8 @@ FIXED: Mapping[str, str] = MappingProxyType(
 effect, or not as it says -> why."""
 
 
-def _refuse_fixed(directory: str | Path, changes: Changes) -> None:
+def refuse_fixed(directory: str | Path, changes: Changes) -> None:
+    """Raise UserError where a change would not take effect, or not as it says; see `FIXED`."""
     for key, (old, new) in changes.items():
         for pattern, why in FIXED.items():
             if re.fullmatch(pattern, key):
@@ -282,7 +287,7 @@ def _reopen(
     if changes and not allow_changes:
         raise UserError(_changed(directory, changes))
     if checkpoint is not None:
-        _refuse_fixed(directory, changes)
+        refuse_fixed(directory, changes)
     step = 0 if checkpoint is None else checkpoint.counters["step"]
     total = config.training.num_iterations(config.ppo) * config.ppo.steps_per_rollout
     if step > total:
