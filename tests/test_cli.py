@@ -357,6 +357,26 @@ def test_evaluating_elsewhere_keeps_how_the_world_is_seen(small_run):
     assert env.count_scale == 60
 
 
+def test_other_limits_do_not_change_how_counts_look_to_an_agent(small_run):
+    from durotaxis.study.evaluation import open_run
+
+    env = open_run(small_run, overrides=["env.max_nodes=120"]).config.env
+    assert (env.max_nodes, env.count_scale) == (120, 60)
+    asked = open_run(small_run, overrides=["env.max_nodes=120", "env.observation.count_scale=120"])
+    assert asked.config.env.count_scale == 120
+    same = open_run(small_run, overrides=["env.max_steps=7"]).config.env
+    assert same.observation.count_scale is None
+
+
+@pytest.mark.parametrize("where", [[], ["--scenario", "moat"]])
+def test_an_agent_keeps_the_bounds_of_its_choices(call, small_run, where):
+    for command in ("evaluate", "render"):
+        code, out, err = call(command, str(small_run), "env.spawn_bounds.max_step=[1, 9]", *where)
+        assert (code, out) == (2, "")
+        assert "env.spawn_bounds is max_step=(1.0, 9.0)" in err
+        assert "keeps the bounds that it was trained with" in err
+
+
 def test_a_checkpoint_of_another_architecture(call, small_run):
     code, out, err = call("evaluate", str(small_run), "encoder.hidden_dim=32", "--out", "a.json")
     assert (code, out) == (2, "")
