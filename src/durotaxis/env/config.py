@@ -167,6 +167,11 @@ class EnvConfig(Config):
         return self.max_nodes if self.overcrowding == "cap" else self.num_slots
 
     @property
+    def capacity_binds(self) -> bool:
+        """Whether a colony can want more nodes than it has slots: one of at most max_nodes can double."""
+        return self.overcrowding != "cap" and self.num_slots < 2 * self.max_nodes
+
+    @property
     def count_scale(self) -> float:
         """What node and edge counts are divided by in scaled observations."""
         return float(self.observation.count_scale or self.max_nodes)
