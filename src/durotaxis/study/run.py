@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 
-from durotaxis.agent import HybridActorCritic
+from durotaxis.agent import HybridActorCritic, transfer
 from durotaxis.core.config import load_config, to_yaml
 from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, hash_keys
@@ -32,7 +32,7 @@ from durotaxis.ppo import (
     start,
 )
 from durotaxis.ppo import train as train_with_ppo
-from durotaxis.ppo.checkpoint import restore, save, snapshot
+from durotaxis.ppo.checkpoint import require_fit, restore, save, snapshot
 from durotaxis.ppo.ranks import ALONE, Ranks, colonies_per_rank
 from durotaxis.records import (
     CONFIG,
@@ -147,13 +147,17 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = (), ranks: Ranks
 def begin_with_weights(parent: str | Path, config_name: str | Path, overrides: Sequence[str] = ()) -> Job:
     """A new run whose policy starts with the weights of a trained one; all else begins anew.
 
+    Gates, a temperature that is not learned, and the bounds of spawn parameters are those of its own
+    configuration.
+
     Raises:
         UserError, RecordError: as `prepare`; the parent is no run, or of another architecture.
     """
     trained = RunDirectory.open(parent)
     checkpoint = load(trained.chosen_checkpoint)
     job = prepare(config_name, overrides)
-    load_policy(job.policy, checkpoint, trained.chosen_checkpoint)
+    require_fit(job.policy, checkpoint, trained.chosen_checkpoint)
+    transfer(job.policy, checkpoint.model)
     origin = {**read_object(job.run.path / PROVENANCE), "frozen_hash": job.policy.frozen_hash()}
     write_json(job.run.path / PROVENANCE, origin)
     save_start(job)
