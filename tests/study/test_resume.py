@@ -122,6 +122,21 @@ def test_after_an_allowed_change_a_kill_does_not_ask_again(copy):
     assert [row["name"] for row in rows if row["event"] == "changed"] == ["ppo.clip_range"]
 
 
+def test_a_best_score_does_not_outlive_the_world_it_was_measured_in(copy):
+    path = copy / "checkpoints" / "last.pt"
+    fields = torch.load(path, weights_only=True)
+    torch.save({**fields, "counters": {**fields["counters"], "best_score": 1e6}}, path)
+    assert not prepare_resume(copy).forget_best
+    evaluated = ["env.max_steps=9", "training.evaluate_every=16", "training.evaluation_episodes=2"]
+    job = prepare_resume(copy, evaluated, allow_changes=True)
+    state = job.train()
+    assert state.best_score < 1e6
+    assert job.run.best_checkpoint.exists()
+    changed = {row["name"]: row["message"] for row in job.run.read(records.EVENTS)}
+    assert changed["best_score"].startswith("1e+06 -> None: it was measured otherwise")
+    assert not prepare_resume(copy, ["training.total_steps=96"], allow_changes=True).forget_best
+
+
 def test_another_architecture_is_refused_even_with_changes_allowed(copy):
     before = (copy / "config.yaml").read_text()
     with pytest.raises(UserError, match="made by another architecture"):
@@ -186,6 +201,7 @@ def test_changes_that_would_not_do_what_they_say_are_refused(tmp_path, override,
 def test_one_process_at_a_time(copy):
     job = prepare_resume(copy)
     with job.run.locked():
+        records.write_atomic(copy / "config.yaml", job.run.config_text)  # as an editor does
         with pytest.raises(records.RecordError, match="another process is training this run"):
             prepare_resume(copy)
         with pytest.raises(records.RecordError, match="another process is training this run"):

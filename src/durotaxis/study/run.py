@@ -59,6 +59,7 @@ class Job:
     run: RunDirectory
     device: torch.device
     resume: bool = False
+    forget_best: bool = False  # what was evaluated so far was another world, or on fewer or more episodes
     ranks: Ranks = ALONE
     own_notes: tuple[str, ...] = ()
 
@@ -92,6 +93,7 @@ class Job:
             moments=config.moments,
             progress=progress,
             resume=self.resume,
+            forget_best=self.forget_best,
             ranks=self.ranks,
         )
 
@@ -219,7 +221,16 @@ def prepare_resume(
         restore(checkpoint, run.last_checkpoint, policy, config.ppo, world, config.run.seed, ranks)
     if changes and ranks.leads:
         _accept(run, config, changes, checkpoint)
-    return Job(config, policy, run, device, resume=True, ranks=ranks, own_notes=notes)
+    return Job(
+        config,
+        policy,
+        run,
+        device,
+        resume=True,
+        forget_best=_measured_otherwise(changes),
+        ranks=ranks,
+        own_notes=notes,
+    )
 
 
 def _other_versions(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -329,6 +340,11 @@ def _changed(directory: str | Path, changes: Changes) -> str:
     )
 
 
+def _measured_otherwise(changes: Changes) -> bool:
+    """Whether scores of before cannot be compared with those to come."""
+    return any(key.startswith("env.") or key == "training.evaluation_episodes" for key in changes)
+
+
 def _accept(run: RunDirectory, config: RootConfig, changes: Changes, checkpoint: Checkpoint | None) -> None:
     """Write the new configuration, and what changed as events of the iteration it changed after."""
     counters = {"iteration": 0, "step": 0, "episodes": 0} if checkpoint is None else checkpoint.counters
@@ -338,6 +354,10 @@ def _accept(run: RunDirectory, config: RootConfig, changes: Changes, checkpoint:
     with run.appender(EVENTS) as events:
         for key, (old, new) in changes.items():
             events.append({**when, "event": "changed", "name": key, "message": f"{old} -> {new}"})
+        best = None if checkpoint is None else checkpoint.counters["best_score"]
+        if best is not None and _measured_otherwise(changes):
+            message = f"{best:.6g} -> None: it was measured otherwise; best.pt is chosen anew from here on"
+            events.append({**when, "event": "changed", "name": "best_score", "message": message})
 
 
 def training_world(
