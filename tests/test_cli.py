@@ -170,6 +170,7 @@ def refused(result: tuple[int, str, str]) -> str:
         (["train", "ppo.learning_rate_factors={'ptm:resnet18_rndom': 0.1}"], "no part ptm:resnet18_rndom (did you mean 'ptm:resnet18_random'?)"),
         (["train", "actor_critic.wsa_config.ptms.1.unfreeze_at=5"], "actor_critic.wsa_config.ptms.1.unfreeze_at: the model learns from the start; set `freeze: true`"),
         (["train", "actor_critic.wsa_config.ptms.0.unfreeze_at=5_000_000"], "ptms.0.unfreeze_at: resnet18_random would never learn"),
+        (["train", "actor_critic.use_wsa=false", "actor_critic.backbone.unfreeze_at=5_000_000"], "backbone.unfreeze_at: resnet18_random would never learn"),
         (["train", "--cofnig", "quick"], "durotaxis: No such option: --cofnig"),
         (["trian"], "durotaxis: No such command 'trian'"),
         (["evaluate"], "durotaxis: Missing argument"),
@@ -355,6 +356,26 @@ def test_evaluating_elsewhere_keeps_how_the_world_is_seen(small_run):
     assert (env.scenario, env.max_nodes, env.max_steps) == ("full", 250, 7)
     assert env.observation.field
     assert env.count_scale == 60
+
+
+def test_other_limits_do_not_change_how_counts_look_to_an_agent(small_run):
+    from durotaxis.study.evaluation import open_run
+
+    env = open_run(small_run, overrides=["env.max_nodes=120"]).config.env
+    assert (env.max_nodes, env.count_scale) == (120, 60)
+    asked = open_run(small_run, overrides=["env.max_nodes=120", "env.observation.count_scale=120"])
+    assert asked.config.env.count_scale == 120
+    same = open_run(small_run, overrides=["env.max_steps=7"]).config.env
+    assert same.observation.count_scale is None
+
+
+@pytest.mark.parametrize("where", [[], ["--scenario", "moat"]])
+def test_an_agent_keeps_the_bounds_of_its_choices(call, small_run, where):
+    for command in ("evaluate", "render"):
+        code, out, err = call(command, str(small_run), "env.spawn_bounds.max_step=[1, 9]", *where)
+        assert (code, out) == (2, "")
+        assert "env.spawn_bounds is max_step=(1.0, 9.0)" in err
+        assert "that it was trained with" in err
 
 
 def test_a_checkpoint_of_another_architecture(call, small_run):

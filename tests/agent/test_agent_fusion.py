@@ -379,6 +379,15 @@ def test_gates_and_temperature_are_not_transferred(learned):
     assert fixed.actor.extractor.fusion.temperature == pytest.approx(0.7)
 
 
+def test_bounds_of_spawn_parameters_are_not_transferred():
+    trained, policy = policy_with(), policy_with()
+    trained.high += 1.0
+    own = policy.high.clone()
+    transfer(policy, trained.state_dict())
+    assert torch.equal(policy.high, own)
+    assert not torch.equal(trained.high, own)
+
+
 @pytest.mark.parametrize("fusion", sorted(RULES))
 @pytest.mark.parametrize("integration", ["full", "features"])
 @torch.no_grad()

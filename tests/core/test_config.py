@@ -319,3 +319,29 @@ def test_schema_names_every_key():
     assert schema["$schema"].endswith("2020-12/schema")
     assert set(schema["properties"]) == {"seed", "rate", "agent", "other"}
     assert schema["$defs"]["Fusion"]["additionalProperties"] is False
+
+
+class Preset(Config):
+    preset: str = "plain"
+    width: int = 1
+    height: int = 1
+    depth: int = 1
+
+    @classmethod
+    def under_override(cls, section, key):
+        return {k: v for k, v in section.items() if k == "height"} if key == "preset" else section
+
+
+class Presets(Config):
+    one: Preset = Preset()
+    other: Preset = Preset()
+
+
+def test_a_section_says_what_an_override_leaves_of_it(write):
+    path = write("one: {preset: old, width: 2, height: 3, depth: 4}\nother: {preset: old, width: 2}\n")
+    found = load_config(path, Presets, ["one.width=5", "one.preset=new"])  # in whatever order
+    assert found.one == Preset(preset="new", width=5, height=3)
+    assert found.other == Preset(preset="old", width=2)
+    unchanged = Preset(preset="old", width=5, height=3, depth=4)
+    assert load_config(path, Presets, ["one.width=5"]).one == unchanged
+    assert load_config(write("one:\n"), Presets, ["one.preset=new"]).one == Preset(preset="new")

@@ -48,6 +48,22 @@ def test_a_saved_world_on_other_ground_is_refused(other):
         world.load_state_dict(saved.state_dict())
 
 
+def test_a_saved_world_with_more_milestones_passed_than_there_are_is_refused():
+    world = DurotaxisEnv(EnvConfig(), 2)
+    world.reset([0, 1])
+    state = world.state_dict()
+    state["colony"]["milestones"] = torch.tensor([0, 3])
+    fewer, enough = (
+        DurotaxisEnv(EnvConfig(reward={"milestones": m}), 2) for m in ((0.5, 0.9), (0.5, 0.7, 0.9))
+    )
+    with pytest.raises(UserError, match=r"have passed 3 milestones, env\.reward\.milestones has 2; keep at"):
+        fewer.load_state_dict(state)
+    enough.load_state_dict(state)
+    unchanged = torch.zeros(2, dtype=torch.bool)
+    seen = enough.reset_where(unchanged, torch.tensor([0, 1]))
+    assert seen.graph[:, -1].tolist() == pytest.approx([0.5, 1.0])
+
+
 @pytest.mark.parametrize("direction", [0.0972, 0.1915, 0.3172])
 def test_the_goal_is_reached_in_the_farthest_corner_without_a_margin(direction):
     config = EnvConfig(goal_margin=0.0, substrate={"direction": direction, "slope": 0.03})

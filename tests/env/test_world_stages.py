@@ -505,6 +505,23 @@ def test_states_of_other_worlds_are_refused():
         StagedEnv([world.stages[0], world.stages[0]], B).load_state_dict(state)
 
 
+def test_milestones_passed_in_one_stage_do_not_bear_on_another():
+    base = EnvConfig(**SHORT)
+    stages = stage_configs(base, [{}, {"reward": {"milestones": [0.5]}}])[1]
+    world = StagedEnv(stages, B)
+    world.begin_stage(1, 0.5)
+    world.reset(torch.arange(B))
+    state = world.state_dict()
+    passed = torch.where(world.stage == 0, 3, 1)
+    state["colony"]["milestones"] = passed
+    again = StagedEnv(stages, B)
+    again.load_state_dict(state)
+    assert torch.equal(again.state_dict()["colony"]["milestones"], passed)
+    state["colony"]["milestones"] = passed + (world.stage == 1)
+    with pytest.raises(UserError, match="stage 1: colonies of the saved world have passed 2 milestones"):
+        again.load_state_dict(state)
+
+
 def test_the_shipped_curriculum_leads_to_the_world_of_its_run():
     values = read_file(ROOT / "configs" / "curriculum.yaml").values
     stages = values["training"]["curriculum"]

@@ -139,7 +139,8 @@ def test_kl_stop_ends_the_update():
     assert numbers["kl"] <= 0.01
 
 
-def test_gradient_norms_and_clipping():
+@pytest.mark.parametrize("piecewise", [False, True], ids=["", "a part unfrozen piece by piece"])
+def test_gradient_norms_and_clipping(piecewise):
     """With one minibatch, norms are those of the plain gradient, and SGD shows the clipped length."""
     policy = ToyPolicy()
     config = CONFIG.model_copy(update={"num_epochs": 1, "num_minibatches": 1, "max_grad_norm": 0.01})
@@ -148,7 +149,10 @@ def test_gradient_norms_and_clipping():
     trainable = [p for p in policy.parameters() if p.requires_grad]
     gradient = torch.autograd.grad(minibatch_loss(policy, batch, config).total, trainable)
     length = math.sqrt(sum(float(g.square().sum()) for g in gradient))
-    groups = [{"params": ps, "name": n, "factor": 1.0} for n, ps in policy.parameter_groups().items()]
+    parts = [(n, ps) for n, ps in policy.parameter_groups().items()]
+    if piecewise:
+        parts = [(name, [parameter]) for name, parameters in parts for parameter in parameters]
+    groups = [{"params": parameters, "name": name, "factor": 1.0} for name, parameters in parts]
     before = parameters_of(policy)
     numbers = update(policy, torch.optim.SGD(groups, lr=1.0), rollout, config, SEED, 1)
     assert numbers["gradient_norm"] == pytest.approx(length, rel=1e-4)

@@ -17,7 +17,7 @@ from durotaxis.cli import run as command
 from durotaxis.core.errors import UserError
 from durotaxis.ppo import load
 from durotaxis.records import RunDirectory
-from durotaxis.study.run import differences, prepare, prepare_resume
+from durotaxis.study.run import differences, prepare, prepare_resume, refuse_fixed
 
 pytestmark = pytest.mark.unchecked
 
@@ -122,6 +122,21 @@ def test_after_an_allowed_change_a_kill_does_not_ask_again(copy):
     assert [row["name"] for row in rows if row["event"] == "changed"] == ["ppo.clip_range"]
 
 
+def test_a_best_score_does_not_outlive_the_world_it_was_measured_in(copy):
+    path = copy / "checkpoints" / "last.pt"
+    fields = torch.load(path, weights_only=True)
+    torch.save({**fields, "counters": {**fields["counters"], "best_score": 1e6}}, path)
+    assert not prepare_resume(copy).forget_best
+    evaluated = ["env.max_steps=9", "training.evaluate_every=16", "training.evaluation_episodes=2"]
+    job = prepare_resume(copy, evaluated, allow_changes=True)
+    state = job.train()
+    assert state.best_score < 1e6
+    assert job.run.best_checkpoint.exists()
+    changed = {row["name"]: row["message"] for row in job.run.read(records.EVENTS)}
+    assert changed["best_score"].startswith("1e+06 -> None: it was measured otherwise")
+    assert not prepare_resume(copy, ["training.total_steps=96"], allow_changes=True).forget_best
+
+
 def test_another_architecture_is_refused_even_with_changes_allowed(copy):
     before = (copy / "config.yaml").read_text()
     with pytest.raises(UserError, match="made by another architecture"):
@@ -130,6 +145,31 @@ def test_another_architecture_is_refused_even_with_changes_allowed(copy):
         prepare_resume(copy, ["ppo.num_colonies=8"], allow_changes=True)
     assert (copy / "config.yaml").read_text() == before
     assert not any(row["event"] == "changed" for row in RunDirectory.open(copy).read(records.EVENTS))
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("env.spawn_bounds.max_step", "the bounds in the checkpoint"),
+        ("actor_critic.wsa_config.learn_temperature", "which parameters learn"),
+        ("actor_critic.wsa_config.ptms.1.seed", "the weights of every model"),
+        ("actor_critic.wsa_config.ptms.10.weights", "the weights of every model"),
+        ("actor_critic.backbone.sha256", "the weights of every model"),
+        ("actor_critic.backbone.freeze", "which parameters learn"),
+        ("actor_critic.wsa_config.ptms.1.ramp_steps", "gates"),
+        ("actor_critic.wsa_config.ptms.1.enters_at.episode", "gates"),
+        ("ppo.learning_rate.changes.0.ramp_steps", None),
+        ("actor_critic.wsa_config.attention_temperature.changes.1.ramp_steps", None),
+        ("actor_critic.wsa_config.ptms.1.unfreeze_at", None),
+        ("run.seed", None),
+    ],
+)
+def test_refused_is_what_the_checkpoint_settles_and_nothing_else(key, why):
+    if why is None:
+        refuse_fixed("run", {key: (1, 2)})
+    else:
+        with pytest.raises(UserError, match=f"run cannot be resumed with {key}: 1 -> 2, because .*{why}"):
+            refuse_fixed("run", {key: (1, 2)})
 
 
 @pytest.mark.parametrize(
@@ -144,6 +184,7 @@ def test_another_architecture_is_refused_even_with_changes_allowed(copy):
             "freeze: True -> False, because which parameters learn stands",
         ),
         ("training.curriculum=[{name: a, max_steps: 9}, {name: b}]", "because the present stage stands in"),
+        ("env.spawn_bounds.noise=[0, 0.4]", "noise: .* because the agent's choices are scaled"),
         ("training.total_steps=16", "has 32 steps behind it, training.total_steps is 16; give it more"),
         ("ppo.learning_rate_factors={'actro': 0.1}", "no part actro .did you mean 'actor'"),
         ("actor_critic.cache_budget_mb=0.00001", "cache_budget_mb is"),
@@ -160,6 +201,7 @@ def test_changes_that_would_not_do_what_they_say_are_refused(tmp_path, override,
 def test_one_process_at_a_time(copy):
     job = prepare_resume(copy)
     with job.run.locked():
+        records.write_atomic(copy / "config.yaml", job.run.config_text)  # as an editor does
         with pytest.raises(records.RecordError, match="another process is training this run"):
             prepare_resume(copy)
         with pytest.raises(records.RecordError, match="another process is training this run"):

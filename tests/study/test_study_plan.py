@@ -10,10 +10,11 @@ import pytest
 import torch
 from study_cases import TINY, write_study
 
+from durotaxis.core.config import load_config, to_yaml
 from durotaxis.core.errors import UserError
 from durotaxis.core.marks import dump
 from durotaxis.fusion import RULES
-from durotaxis.study.config import shipped_studies
+from durotaxis.study.config import RootConfig, find_config, shipped_studies
 from durotaxis.study.plan import digest_of, find_study, load_study
 from durotaxis.study.run import build_policy
 
@@ -413,3 +414,14 @@ def test_the_ready_studies_are_those_that_were_asked_for():
         "unfreeze",
     ]
     assert TINY["base"] == "quick"
+
+
+def test_scenarios_of_a_study_hold_over_a_base_that_is_written_out(tmp_path):
+    """The worlds are those of a study whose `base` says only what it changes."""
+    whole = load_config(find_config("quick"), RootConfig, ["env.left_moves_limit=20"])
+    (tmp_path / "whole.yaml").write_text(to_yaml(whole), "utf-8")
+    written = load_study(write_study(tmp_path, {"base": "whole.yaml"}))
+    changes = {"overrides": {"env": {"left_moves_limit": 20}}}
+    named = load_study(write_study(tmp_path, changes, "named"))
+    assert {run.config.env.substrate.kind for run in written.runs} == {"linear", "moat"}
+    assert [run.config.env for run in written.runs] == [run.config.env for run in named.runs]

@@ -459,6 +459,18 @@ def test_costs_are_those_of_the_arms_as_they_are(tmp_path):
             },
             "arm taught: the teacher looks at the field",
         ),
+        (
+            {
+                "onward": {
+                    "start_from": {"arm": "baseline"},
+                    "overrides": {
+                        "actor_critic": {"use_wsa": False},
+                        "env": {"observation": {"count_scale": 30}},
+                    },
+                }
+            },
+            "arm onward: counts are divided by 60 for the parent, 30 for the child; set",
+        ),
         ({"wsa": {"overrides": {"actor_critic": {"cache_budget_mb": 0.001}}}}, "arm wsa: .*cache_budget_mb"),
     ],
 )
@@ -599,6 +611,14 @@ def test_a_run_that_starts_from_another_begins_with_all_its_weights(inline, tmp_
     assert any(not torch.equal(fresh[name], trained[name]) for name in learned)
     for name, value in job.policy.state_dict().items():
         assert torch.equal(value, trained[name]), name
+    sharper = [
+        f"run.directory={tmp_path / 'sharper'}",
+        "actor_critic.wsa_config.attention_temperature=0.5",
+        "env.spawn_bounds.max_step=[1, 8]",
+    ]
+    other = begin_with_weights(parent, config, sharper).policy
+    assert other.actor.extractor.fusion.temperature == pytest.approx(0.5)
+    assert float(other.high[0]) == 8.0
 
 
 def test_a_run_of_another_design_in_the_same_place_is_made_anew(tmp_path):

@@ -14,6 +14,7 @@ from durotaxis.core.schedule import Clock
 
 _MODEL = re.compile(r"^actor\.(?:feature_extractor|backbone)\.ptms\.([^.]+)\.")
 _SCHEDULED = re.compile(r"\.(?:ptms\.[^.]+\.gate|fusion\.log_temperature)$")
+_BOUNDS = ("low", "high")
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ def transfer(policy: HybridActorCritic, state: Mapping[str, Tensor]) -> Transfer
 
     Everything but the models that only one of the two has is taken over to the bit, except gates and a
     temperature that is not learned: these stay the policy's own and are set to its schedules at step 0, so a
-    model with `enters_at` and `ramp_steps` ramps in the further training. New frozen random models still
-    need `calibrate`.
+    model with `enters_at` and `ramp_steps` ramps in the further training. The bounds of spawn parameters stay
+    the policy's own, too: they are those of its world. New frozen random models still need `calibrate`.
 
     Raises:
         UserError: the two differ in more than their models; the policy is left as it was.
@@ -52,8 +53,8 @@ def transfer(policy: HybridActorCritic, state: Mapping[str, Tensor]) -> Transfer
             "or removed; use the configuration of its own run with another list of ptms"
         )
     learned = {name for name, _ in policy.named_parameters()}
-    scheduled = {key for key in own if _SCHEDULED.search(key) and key not in learned}
-    taken = {key: value for key, value in state.items() if key in own and key not in scheduled}
+    kept = {key for key in own if key in _BOUNDS or (_SCHEDULED.search(key) and key not in learned)}
+    taken = {key: value for key, value in state.items() if key in own and key not in kept}
     policy.load_state_dict({**own, **taken})
     policy.actor.extractor.follow_schedules(Clock())
     return Transfer(tuple(name for name in names if name not in new), new, dropped)

@@ -28,6 +28,14 @@ class Config(BaseModel):
     other_spellings: ClassVar[Mapping[str, str]] = {}
     """Accepted key -> the dotted key it stands for; an override with either replaces what a file says."""
 
+    @classmethod
+    def under_override(cls, section: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        """What still stands of a file's section when an override sets `key` of it; by default everything.
+
+        It is asked before the first override is assigned, so no override loses its value.
+        """
+        return section
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_boolean_number(cls, value: Any, info: Any) -> Any:
@@ -164,11 +172,20 @@ def _read(
         document = Document() if path is None else read_file(Path(path))
     except MarkedError as error:
         raise ConfigError([str(error)]) from None
-    lines = []
+    lines: list[str] = []
+    given: list[tuple[Key, Any, type[Config] | None]] = []
     for override in overrides:
         try:
             key, value = read_override(override)
-            owner = model_at(key) if len(key) > 1 else None
+            given.append((key, value, model_at(key) if len(key) > 1 else None))
+        except MarkedError as error:
+            lines.append(str(error))
+    for key, _, owner in given:
+        section = document.value(key[:-1])
+        if owner is not None and isinstance(section, Mapping):
+            document.replace(key[:-1], owner.under_override(section, str(key[-1])))
+    for key, value, owner in given:
+        try:
             if owner is not None and key[-1] in owner.other_spellings:
                 document.remove((*key[:-1], *owner.other_spellings[str(key[-1])].split(".")))
             document.assign(key, value)

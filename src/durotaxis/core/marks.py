@@ -7,7 +7,7 @@ boolean, `12:30` is 750 and `3e-4` is text. Keys given twice, unknown tags and r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,22 @@ class Document:
             if key[:length] in self.places:
                 return self.places[key[:length]]
         return COMMAND_LINE
+
+    def value(self, key: Key) -> Any:
+        """The value at `key`; None where there is none."""
+        found: Any = self.values
+        for part in key:
+            entry = isinstance(found, list) and isinstance(part, int) and part < len(found)
+            found = found[part] if entry else found.get(part) if isinstance(found, dict) else None
+        return found
+
+    def replace(self, key: Key, values: Mapping[str, Any]) -> None:
+        """Put a part of the mapping at `key` into its place, and forget where the rest of it stood."""
+        self.value(key[:-1])[key[-1]] = values
+        for old in [other for other in self.places if len(other) > len(key) and other[: len(key)] == key]:
+            parent = self.value(old[:-1])
+            if parent is None or (isinstance(parent, dict) and old[-1] not in parent):
+                del self.places[old]
 
     def assign(self, key: Key, value: Any) -> None:
         """Set one value from the command line, making the mappings that lead to it.

@@ -151,6 +151,11 @@ class EnvConfig(Config):
     observation: ObservationConfig = ObservationConfig()
     reward: RewardConfig = RewardConfig()
 
+    @classmethod
+    def under_override(cls, section: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        """Another scenario brings its own values, so what a file has from its own scenario gives way."""
+        return beyond_scenario(section) if key == "scenario" else section
+
     @property
     def num_slots(self) -> int:
         """N: `capacity`, or 2 * max_nodes, so that a colony can double in one step."""
@@ -160,6 +165,11 @@ class EnvConfig(Config):
     def num_usable_slots(self) -> int:
         """How many nodes a colony can have: every slot, or max_nodes under `overcrowding: cap`."""
         return self.max_nodes if self.overcrowding == "cap" else self.num_slots
+
+    @property
+    def capacity_binds(self) -> bool:
+        """Whether a colony can want more nodes than it has slots: one of at most max_nodes can double."""
+        return self.overcrowding != "cap" and self.num_slots < 2 * self.max_nodes
 
     @property
     def count_scale(self) -> float:
@@ -192,3 +202,38 @@ class EnvConfig(Config):
                 f"num_initial_nodes ({self.num_initial_nodes}) must not be above max_nodes ({self.max_nodes})"
             )
         return self
+
+
+def beyond_scenario(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a section `env` says beyond its own scenario, from which another scenario can take over.
+
+    Left out are the scenario and every value, leaf by leaf, that equals what that scenario gives. Where it
+    names no scenario that there is, nothing is left out, so that it gets its usual error.
+
+    Args:
+        values: plain values, as a YAML file holds them, not checked yet.
+    """
+    from durotaxis.env.scenarios import SCENARIOS
+
+    name = values.get("scenario", "quick")
+    if not isinstance(name, str) or name not in SCENARIOS:
+        return dict(values)
+    return _beyond(values, EnvConfig(scenario=name).model_dump(mode="json"))
+
+
+def _beyond(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = given.get(key)
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            rest = _beyond(value, inner)
+            if rest:
+                kept[key] = rest
+        elif key not in given or not _equal(value, inner):
+            kept[key] = value
+    return kept
+
+
+def _equal(value: Any, given: Any) -> bool:
+    # A number is never a boolean here: `max_recoveries: false` keeps its error.
+    return value == given and isinstance(value, bool) == isinstance(given, bool)

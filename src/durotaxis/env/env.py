@@ -218,8 +218,8 @@ class DurotaxisEnv:
         """Continue from `state_dict()`.
 
         Raises:
-            UserError: the state is of another batch size, number of slots or kind of substrate; or it has
-                stages.
+            UserError: the state is of another batch size, number of slots or kind of substrate; its colonies
+                have passed more milestones than there are; or it has stages.
         """
         if "substrate" not in state:
             raise UserError(
@@ -230,6 +230,12 @@ class DurotaxisEnv:
             raise UserError(
                 f"the saved world has {colony.batch_size} colonies of {colony.capacity} slots, this one "
                 f"{self.num_colonies} of {self.config.num_slots}; use the configuration it was saved with"
+            )
+        passed, known = int(colony.milestones.max()), len(self.config.reward.milestones)
+        if passed > known:
+            raise UserError(
+                f"colonies of the saved world have passed {passed} milestones, env.reward.milestones has "
+                f"{known}; keep at least as many"
             )
         own = make_substrate(self.config.substrate, colony.seed[:1])
         if _layout(substrate) != _layout(own) or not bool((substrate.size == own.size).all()):

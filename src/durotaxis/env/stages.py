@@ -337,14 +337,16 @@ class StagedEnv:
         rows, substrates = _rows_of(stage), {}
         for index in rows:
             part = DurotaxisEnv(self.stages[index], self.num_colonies, self.device)
+            # Colonies of other stages may have passed more milestones than this one has.
+            passed = torch.where(state["stage"] == index, state["colony"]["milestones"], 0)
+            own = {**state["colony"], "milestones": passed}
             try:
-                part.load_state_dict(
-                    {"colony": state["colony"], "substrate": state["substrates"][str(index)]}
-                )
+                part.load_state_dict({"colony": own, "substrate": state["substrates"][str(index)]})
             except UserError as error:
                 raise UserError(f"stage {index}: {error}") from None
             substrates[index] = part.substrate
-        self._state, self._seen = _State(stage, part.colony, substrates, rows), None
+        colony = Colony.from_dict(state["colony"]).to(self.device)
+        self._state, self._seen = _State(stage, colony, substrates, rows), None
 
     def _drawn_stage(self, seeds: Tensor) -> Tensor:
         """The stage of episodes that begin now, [B] int64."""

@@ -147,12 +147,17 @@ def load_policy(policy: Policy, checkpoint: Checkpoint, path: Path | str) -> Non
     Raises:
         UserError: it was made by another architecture; the policy is left as it was.
     """
+    require_fit(policy, checkpoint, path)
+    policy.load_state_dict(checkpoint.model)
+
+
+def require_fit(policy: Policy, checkpoint: Checkpoint, path: Path | str) -> None:
+    """Raise UserError where a checkpoint was made by another architecture than the policy's."""
     faults = misfits(policy, checkpoint.model)
     if faults:
         raise UserError(
             f"{path} was made by another architecture: it {faults}; use the configuration of its own run"
         )
-    policy.load_state_dict(checkpoint.model)
 
 
 def misfits(policy: Policy, weights: Mapping[str, Tensor]) -> str:

@@ -57,6 +57,7 @@ def train(
     moments: Collection[AfterEpisode | AtStage] = (),
     progress: Progress | None = None,
     resume: bool = False,
+    forget_best: bool = False,
     ranks: Ranks = ALONE,
 ) -> TrainState:
     """Train `policy` in place with PPO, writing records and checkpoints into `run`.
@@ -72,6 +73,8 @@ def train(
         moments: every moment, other than steps, that a schedule of the policy or of `ppo` waits for.
         progress: called after every iteration and every evaluation.
         resume: go on from the run's last checkpoint; from the start where there is none yet.
+        forget_best: the best score so far was measured in another world, so the next evaluation is the best
+            again, whatever it gives.
         ranks: the processes that share the training. All call this with equal policies and arguments; rank 0
             alone evaluates, reports progress, reads and writes `run`.
 
@@ -99,6 +102,7 @@ def train(
             moments,
             progress,
             resume,
+            forget_best,
             ranks,
         )
 
@@ -115,6 +119,7 @@ def _train(
     moments: Collection[AfterEpisode | AtStage],
     progress: Progress | None,
     resume: bool,
+    forget_best: bool,
     ranks: Ranks,
 ) -> TrainState:
     """As `train`, in a run directory that is this process's alone."""
@@ -126,6 +131,8 @@ def _train(
     if checkpoint is not None:
         state, optimizer = restore(checkpoint, run.last_checkpoint, policy, ppo, world, seed, ranks)
         policy.require_ready()
+        if forget_best:
+            state = dataclasses.replace(state, best_score=None)
     else:
         state, optimizer = _start_anew(world, policy, seed, ppo, training, ranks)
     sink = None

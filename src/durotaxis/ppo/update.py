@@ -344,14 +344,14 @@ def _of_whole(rows: list[dict[str, float]], colonies: list[int], ratios: list[in
 
 def _step(policy: Policy, optimizer: Optimizer, max_norm: float) -> dict[str, float]:
     """Clip the accumulated gradient and take a step. Returns its norms before that, in all and per part."""
-    norms, gradients = {}, []
+    parts: dict[str, list[Tensor]] = {}  # one that was unfrozen piece by piece has several groups
     for group in optimizer.param_groups:
-        part = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
-        norms[f"gradient_norm/{group['name']}"] = (
-            nn.utils.get_total_norm(part) if part else group["params"][0].new_zeros(())
-        )
-        gradients += part
+        found = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+        parts.setdefault(f"gradient_norm/{group['name']}", []).extend(found)
+    none = optimizer.param_groups[0]["params"][0].new_zeros(())
+    norms = {name: nn.utils.get_total_norm(part) if part else none for name, part in parts.items()}
     total = torch.stack([norm.detach() for norm in norms.values()]).norm()
+    gradients = [gradient for part in parts.values() for gradient in part]
     if not bool(torch.isfinite(total)):
         for name, parameter in policy.named_parameters():
             if parameter.grad is not None:

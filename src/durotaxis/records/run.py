@@ -564,14 +564,18 @@ class RunDirectory:
         Raises:
             RecordError: another process has it.
         """
-        with (self.path / CONFIG).open("rb") as file:
+        # The directory itself: a file in it may be replaced meanwhile, and its lock would lock nothing.
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise RecordError(
                     f"{self.path}: another process is training this run; wait for it, or stop it first"
                 ) from error
             yield
+        finally:
+            os.close(directory)
 
     def mark_done(self, summary: Mapping[str, Any]) -> None:
         """Write DONE, a JSON object. The last file of a run."""

@@ -172,6 +172,7 @@ class RootConfig(Config):
         section = "actor_critic.wsa_config.ptms"
         ptms = {f"{section}.{i}": ptm for i, ptm in enumerate(actor.wsa_config.ptms)}
         for key, ptm in (ptms if actor.use_wsa else {"actor_critic.backbone": actor.backbone}).items():
+            model = ptm.name or ptm.model_type
             for name, moment, verb in (
                 ("enters_at", ptm.enters_at, "enter"),
                 ("unfreeze_at", ptm.unfreeze_at, "learn"),
@@ -179,13 +180,13 @@ class RootConfig(Config):
                 if isinstance(moment, int) and moment > last:
                     raise KeyedError(
                         f"{key}.{name}",
-                        f"{ptm.name} would never {verb}: the last rollout begins at step {last:,}; let it "
+                        f"{model} would never {verb}: the last rollout begins at step {last:,}; let it "
                         f"{verb} by then, or train for more training.total_steps",
                     )
             if 0 < ptm.ramp_steps <= rollout:
                 raise KeyedError(
                     f"{key}.ramp_steps",
-                    f"{ptm.name} would enter in full with its second rollout, since one takes {rollout:,} "
+                    f"{model} would enter in full with its second rollout, since one takes {rollout:,} "
                     "steps; give it a longer ramp, or 0 to enter at once",
                 )
         return self

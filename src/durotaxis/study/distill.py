@@ -161,24 +161,33 @@ def prepare_distillation(
     return DistillJob(candidate, prepare(path, given), config)
 
 
-def require_alike(teacher: EnvConfig, student: EnvConfig) -> None:
-    """Raise UserError unless actions mean the same to both, and what the world shows is read alike."""
-    if teacher.spawn_bounds != student.spawn_bounds:
-        raise _differ("spawn_bounds", teacher.spawn_bounds, student.spawn_bounds)
-    if teacher.observation.field and not student.observation.field:
-        raise UserError("the teacher looks at the field; set env.observation.field=true for the student")
+def require_alike(
+    first: EnvConfig, second: EnvConfig, words: tuple[str, str] = ("teacher", "student")
+) -> None:
+    """Raise UserError unless actions mean the same to two agents, and what the world shows is read alike.
+
+    Args:
+        first: the world of the one that teaches, or hands on its weights.
+        second: that of the one that learns from it, or goes on with them.
+        words: what the message calls them.
+    """
+    one, other = words
+    if first.spawn_bounds != second.spawn_bounds:
+        raise _differ("spawn_bounds", first.spawn_bounds, second.spawn_bounds, words)
+    if first.observation.field and not second.observation.field:
+        raise UserError(f"the {one} looks at the field; set env.observation.field=true for the {other}")
     seen = {"field": True, "count_scale": None}
-    if teacher.observation.model_copy(update=seen) != student.observation.model_copy(update=seen):
-        raise _differ("observation", teacher.observation, student.observation)
-    if teacher.count_scale != student.count_scale:
+    if first.observation.model_copy(update=seen) != second.observation.model_copy(update=seen):
+        raise _differ("observation", first.observation, second.observation, words)
+    if first.count_scale != second.count_scale:
         raise UserError(
-            f"counts are divided by {teacher.count_scale:g} for the teacher, {student.count_scale:g} for the "
-            f"student; set env.observation.count_scale={teacher.count_scale:g}"
+            f"counts are divided by {first.count_scale:g} for the {one}, {second.count_scale:g} for the "
+            f"{other}; set env.observation.count_scale={first.count_scale:g}"
         )
 
 
-def _differ(name: str, teacher: Any, student: Any) -> UserError:
+def _differ(name: str, first: Any, second: Any, words: tuple[str, str]) -> UserError:
     return UserError(
-        f"env.{name} is {student} for the student and {teacher} for the teacher; "
-        f"set env.{name}='{teacher.model_dump_json()}'"
+        f"env.{name} is {second} for the {words[1]} and {first} for the {words[0]}; "
+        f"set env.{name}='{first.model_dump_json()}'"
     )

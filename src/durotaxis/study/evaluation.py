@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
+
 from durotaxis.agent import HybridActorCritic
 from durotaxis.core.config import load_config, load_sections
+from durotaxis.core.errors import UserError
 from durotaxis.env import DurotaxisEnv, EnvConfig
-from durotaxis.ppo import EvaluationStep, evaluate, load, load_policy, report_seeds
+from durotaxis.ppo import Checkpoint, EvaluationStep, evaluate, load, load_policy, report_seeds
 from durotaxis.records import CONFIG, Episode, RunDirectory
 from durotaxis.study.config import RootConfig
 from durotaxis.study.episode import Recorder, record_agent
@@ -98,11 +102,13 @@ def open_run(
     Args:
         target: a run directory (its `chosen_checkpoint` is taken), or a checkpoint in one.
         scenario: play this scenario instead; observation settings stay those of the training.
-        overrides: `key=value` on top of the run's configuration.
+        overrides: `key=value` on top of the run's configuration. Counts are scaled as in the training,
+            whatever `env.max_nodes` says, unless `env.observation.count_scale` is among them.
         map_file: play on this measured substrate, with the rules of `scenario` or, without one, of `linear`.
 
     Raises:
-        UserError, RecordError: no such run or checkpoint, or it was made by another architecture.
+        UserError, RecordError: no such run or checkpoint, it was made by another architecture, or the
+            overrides name other spawn bounds than those of the training.
     """
     path = Path(target)
     run = RunDirectory.open(path.parent.parent if path.suffix == ".pt" else path)
@@ -117,14 +123,32 @@ def open_run(
         ]
     if scenario is None:
         config = load_config(run.path / CONFIG, RootConfig, overrides)
+        env = _counted_as_trained(config.env, checkpoint)
     else:
         inner = [override for override in overrides if override.startswith("env.")]
         outer = [override for override in overrides if not override.startswith("env.")]
         config = load_config(run.path / CONFIG, RootConfig, outer)
-        config = config.model_copy(update={"env": other_scenario(config.env, scenario, inner)})
+        env = other_scenario(config.env, scenario, inner)
+    config = config.model_copy(update={"env": env})
     policy = build_policy(config, select_device(config))
+    asked = torch.stack([policy.low, policy.high])
     load_policy(policy, checkpoint, checkpoint_path)
+    if not torch.equal(asked, torch.stack([policy.low, policy.high])):
+        raise UserError(
+            f"env.spawn_bounds is {env.spawn_bounds}, but the agent of {checkpoint_path} keeps the bounds "
+            "that it was trained with; leave the key out, or train an agent with these"
+        )
     return Candidate(config, policy, run, checkpoint_path, checkpoint.counters["step"])
+
+
+def _counted_as_trained(env: EnvConfig, checkpoint: Checkpoint) -> EnvConfig:
+    """`env` with the scale of counts of the training, unless it names one."""
+    trained = yaml.safe_load(checkpoint.config)["env"]
+    scale = trained["observation"]["count_scale"] or trained["max_nodes"]
+    if env.observation.count_scale is not None or env.count_scale == scale:
+        return env
+    observation = env.observation.model_copy(update={"count_scale": scale})
+    return env.model_copy(update={"observation": observation})
 
 
 def file_name(text: str) -> str:

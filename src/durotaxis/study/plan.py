@@ -18,7 +18,7 @@ from durotaxis.core.config import ConfigError, build_config, load_config, merge
 from durotaxis.core.errors import UserError
 from durotaxis.core.marks import MarkedError, read_file
 from durotaxis.env import EnvConfig
-from durotaxis.env.config import ObservationConfig
+from durotaxis.env.config import ObservationConfig, beyond_scenario
 from durotaxis.fusion import RULES, PTMConfig, WSAConfig
 from durotaxis.records import TRAINED, RunPlan
 from durotaxis.study.config import RootConfig, find_config, find_file, leaves, shipped_studies
@@ -198,15 +198,19 @@ def digest_of(config: RootConfig, parent: str | None = None, start: StartFrom | 
 def base_values(name: str, study: Path) -> Mapping[str, Any]:
     """Plain values of the configuration that all arms of a study start from: a file beside it, or a name.
 
+    Of its world stands what it says beyond its scenario, because a study names scenarios of its own.
+
     Raises:
         ConfigError, UserError: there is no such file, or it is not YAML.
     """
     beside = study.parent / name
     path = beside if beside.is_file() else find_config(name)
     try:
-        return read_file(path).values
+        values = read_file(path).values
     except MarkedError as error:
         raise ConfigError([str(error)]) from None
+    env = values.get("env")
+    return {**values, "env": beyond_scenario(env)} if isinstance(env, Mapping) else values
 
 
 def _settings(config: StudyConfig) -> Iterator[Setting]:

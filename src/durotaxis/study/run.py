@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 
-from durotaxis.agent import HybridActorCritic
+from durotaxis.agent import HybridActorCritic, transfer
 from durotaxis.core.config import load_config, to_yaml
 from durotaxis.core.errors import UserError
 from durotaxis.core.randomness import Purpose, hash_keys
@@ -32,7 +32,7 @@ from durotaxis.ppo import (
     start,
 )
 from durotaxis.ppo import train as train_with_ppo
-from durotaxis.ppo.checkpoint import restore, save, snapshot
+from durotaxis.ppo.checkpoint import require_fit, restore, save, snapshot
 from durotaxis.ppo.ranks import ALONE, Ranks, colonies_per_rank
 from durotaxis.records import (
     CONFIG,
@@ -59,6 +59,7 @@ class Job:
     run: RunDirectory
     device: torch.device
     resume: bool = False
+    forget_best: bool = False  # what was evaluated so far was another world, or on fewer or more episodes
     ranks: Ranks = ALONE
     own_notes: tuple[str, ...] = ()
 
@@ -92,6 +93,7 @@ class Job:
             moments=config.moments,
             progress=progress,
             resume=self.resume,
+            forget_best=self.forget_best,
             ranks=self.ranks,
         )
 
@@ -147,13 +149,17 @@ def prepare(config_name: str | Path, overrides: Sequence[str] = (), ranks: Ranks
 def begin_with_weights(parent: str | Path, config_name: str | Path, overrides: Sequence[str] = ()) -> Job:
     """A new run whose policy starts with the weights of a trained one; all else begins anew.
 
+    Gates, a temperature that is not learned, and the bounds of spawn parameters are those of its own
+    configuration.
+
     Raises:
         UserError, RecordError: as `prepare`; the parent is no run, or of another architecture.
     """
     trained = RunDirectory.open(parent)
     checkpoint = load(trained.chosen_checkpoint)
     job = prepare(config_name, overrides)
-    load_policy(job.policy, checkpoint, trained.chosen_checkpoint)
+    require_fit(job.policy, checkpoint, trained.chosen_checkpoint)
+    transfer(job.policy, checkpoint.model)
     origin = {**read_object(job.run.path / PROVENANCE), "frozen_hash": job.policy.frozen_hash()}
     write_json(job.run.path / PROVENANCE, origin)
     save_start(job)
@@ -215,7 +221,16 @@ def prepare_resume(
         restore(checkpoint, run.last_checkpoint, policy, config.ppo, world, config.run.seed, ranks)
     if changes and ranks.leads:
         _accept(run, config, changes, checkpoint)
-    return Job(config, policy, run, device, resume=True, ranks=ranks, own_notes=notes)
+    return Job(
+        config,
+        policy,
+        run,
+        device,
+        resume=True,
+        forget_best=_measured_otherwise(changes),
+        ranks=ranks,
+        own_notes=notes,
+    )
 
 
 def _other_versions(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -239,12 +254,16 @@ def check_learning(
     policy.require_cache_fits(first, share * config.ppo.rollout_steps)
 
 
+_MODEL = r"actor_critic\.(backbone|wsa_config\.ptms\.\d+)"
 FIXED: Mapping[str, str] = MappingProxyType(
     {
         r"ppo\.(num_colonies|rollout_steps)": "a run counts its steps in whole rollouts",
-        r".*\.freeze": "which parameters learn stands in the checkpoint",
-        r".*\.(enters_at|ramp_steps)": "gates stand in the checkpoint",
+        rf"{_MODEL}\.freeze": "which parameters learn stands in the checkpoint",
+        rf"{_MODEL}\.(enters_at|ramp_steps)(\..+)?": "gates stand in the checkpoint",
+        rf"{_MODEL}\.(seed|weights|sha256)": "the weights of every model stand in the checkpoint",
         r"actor_critic\.wsa_config\.attention_temperature": "the temperature stands in the checkpoint",
+        r"actor_critic\.wsa_config\.learn_temperature": "which parameters learn stands in the checkpoint",
+        r"env\.spawn_bounds\..+": "the agent's choices are scaled to the bounds in the checkpoint",
         r"training\.curriculum(\.\d+\.name)?": "the present stage stands in the checkpoint",
     }
 )
@@ -252,7 +271,8 @@ FIXED: Mapping[str, str] = MappingProxyType(
 effect, or not as it says -> why."""
 
 
-def _refuse_fixed(directory: str | Path, changes: Changes) -> None:
+def refuse_fixed(directory: str | Path, changes: Changes) -> None:
+    """Raise UserError where a change would not take effect, or not as it says; see `FIXED`."""
     for key, (old, new) in changes.items():
         for pattern, why in FIXED.items():
             if re.fullmatch(pattern, key):
@@ -282,7 +302,7 @@ def _reopen(
     if changes and not allow_changes:
         raise UserError(_changed(directory, changes))
     if checkpoint is not None:
-        _refuse_fixed(directory, changes)
+        refuse_fixed(directory, changes)
     step = 0 if checkpoint is None else checkpoint.counters["step"]
     total = config.training.num_iterations(config.ppo) * config.ppo.steps_per_rollout
     if step > total:
@@ -320,6 +340,11 @@ def _changed(directory: str | Path, changes: Changes) -> str:
     )
 
 
+def _measured_otherwise(changes: Changes) -> bool:
+    """Whether scores of before cannot be compared with those to come."""
+    return any(key.startswith("env.") or key == "training.evaluation_episodes" for key in changes)
+
+
 def _accept(run: RunDirectory, config: RootConfig, changes: Changes, checkpoint: Checkpoint | None) -> None:
     """Write the new configuration, and what changed as events of the iteration it changed after."""
     counters = {"iteration": 0, "step": 0, "episodes": 0} if checkpoint is None else checkpoint.counters
@@ -329,6 +354,10 @@ def _accept(run: RunDirectory, config: RootConfig, changes: Changes, checkpoint:
     with run.appender(EVENTS) as events:
         for key, (old, new) in changes.items():
             events.append({**when, "event": "changed", "name": key, "message": f"{old} -> {new}"})
+        best = None if checkpoint is None else checkpoint.counters["best_score"]
+        if best is not None and _measured_otherwise(changes):
+            message = f"{best:.6g} -> None: it was measured otherwise; best.pt is chosen anew from here on"
+            events.append({**when, "event": "changed", "name": "best_score", "message": message})
 
 
 def training_world(

@@ -132,8 +132,12 @@ def scenario_scores(env: EnvConfig) -> Mapping[str, Mapping[str, Any]] | None:
 
 
 def is_scenario(env: EnvConfig) -> bool:
-    """Whether a world is its scenario as it stands, whatever is observed of it."""
-    return env == EnvConfig(scenario=env.scenario, observation=env.observation)
+    """Whether a world is its scenario as it stands, whatever is observed of it.
+
+    Slots that no colony can fill are no change: a run with a curriculum has as many as its largest stage.
+    """
+    plain = EnvConfig(scenario=env.scenario, observation=env.observation)
+    return (env if env.capacity_binds else env.model_copy(update={"capacity": None})) == plain
 
 
 def world_name(env: EnvConfig) -> str:

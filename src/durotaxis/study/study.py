@@ -209,8 +209,10 @@ def require_arms(study: Study) -> dict[str, int]:
                 faults = misfits(policies[arm], policies[run.start_from.arm].state_dict())
                 if faults:
                     raise UserError(f"cannot take the weights of {run.start_from.arm}, which {faults}")
-            elif run.parent is not None:
-                require_alike(study.run(run.parent).config.env, run.config.env)
+            if run.start_from is not None and run.parent is not None:
+                lesson = run.start_from.by == "distillation"
+                words = ("teacher", "student") if lesson else ("parent", "child")
+                require_alike(study.run(run.parent).config.env, run.config.env, words)
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from error
     return {arm: count_parameters(policies[arm]) for arm in study.config.arms}
