@@ -60,6 +60,18 @@ def test_scenes_of_one_seed_are_states_of_one_episode(rollouts):
     assert len(episode.unique()) >= 48
 
 
+def test_more_colonies_play_where_every_step_of_them_is_not_enough(monkeypatch):
+    monkeypatch.setattr(scenes, "_ROLLOUT_STEPS", 6)
+    drawn = {count: rollout_scenes(world("linear"), 1, count).colony for count in (200, 288, 289, 400)}
+    assert {count: colony.batch_size for count, colony in drawn.items()} == {
+        200: 288,
+        288: 288,
+        289: 306,
+        400: 414,
+    }
+    assert len(drawn[400].seed.unique()) >= 69
+
+
 def test_a_third_of_the_colonies_each_is_random_delete_left_or_mixed():
     config = world("linear")
     colony, substrate = reset(config, torch.arange(60))

@@ -56,12 +56,14 @@ class Scenes:
 def rollout_scenes(config: EnvConfig, seed: int, count: int) -> Scenes:
     """About `count` colonies out of rollouts under random, delete-left and mixed policies, late ones too.
 
-    A mixed policy draws one of the other two at each step. Ended colonies start anew.
+    A mixed policy draws one of the other two at each step. Ended colonies start anew. There are 48 colonies,
+    or more, a third for each policy, where every step of 48 is not enough.
     """
-    slots = torch.arange(_ROLLOUT_COLONIES)
+    colonies = max(_ROLLOUT_COLONIES, len(_POLICIES) * math.ceil(count / (len(_POLICIES) * _ROLLOUT_STEPS)))
+    slots = torch.arange(colonies)
     episode = torch.zeros_like(slots)
     colony, substrate = reset(config, hash_keys(seed, Purpose.EPISODE, slots, episode))
-    every = max(1, _ROLLOUT_STEPS * _ROLLOUT_COLONIES // count)
+    every = max(1, _ROLLOUT_STEPS * colonies // count)
     kept: list[tuple[Colony, Substrate, Tensor]] = []
     for step in range(_ROLLOUT_STEPS):
         action = _behave(colony, substrate, config, slots % len(_POLICIES))
