@@ -48,6 +48,30 @@ def test_rollouts_are_seeded_and_reach_late_states(rollouts, monkeypatch):
     assert float(rollouts.next[:, 0].nan_to_num().max()) > 0
 
 
+def test_scenes_of_one_seed_are_states_of_one_episode(rollouts):
+    # A slot is looked at every 90 * 48 // 150 steps, and an episode counts its own.
+    episode, step = rollouts.colony.seed, rollouts.colony.step
+    several = 0
+    for seed in episode.unique():
+        mine = step[episode == seed]
+        assert set(mine.diff().tolist()) <= {28}
+        several += len(mine) > 1
+    assert several >= 20
+    assert len(episode.unique()) >= 48
+
+
+def test_more_colonies_play_where_every_step_of_them_is_not_enough(monkeypatch):
+    monkeypatch.setattr(scenes, "_ROLLOUT_STEPS", 6)
+    drawn = {count: rollout_scenes(world("linear"), 1, count).colony for count in (200, 288, 289, 400)}
+    assert {count: colony.batch_size for count, colony in drawn.items()} == {
+        200: 288,
+        288: 288,
+        289: 306,
+        400: 414,
+    }
+    assert len(drawn[400].seed.unique()) >= 69
+
+
 def test_a_third_of_the_colonies_each_is_random_delete_left_or_mixed():
     config = world("linear")
     colony, substrate = reset(config, torch.arange(60))
@@ -120,6 +144,9 @@ def test_taking_scenes_is_examining_them_alone():
     assert torch.equal(taken.graph.nodes, parts.graph.nodes)
     assert torch.equal(taken.graph.edge_index, parts.graph.edge_index)
     assert torch.equal(taken.pair, parts.pair)
+    assert torch.equal(taken.group, examples.group[rows])
+    assert torch.equal(parts.group, examples.group[rows])
+    assert taken.source.tolist() == parts.source.tolist() == [scenes.Source.RANDOM] * 4
     assert torch.equal(taken.of_node["blocked"], parts.of_node["blocked"])
     first = (examples.graph.batch == 7).nonzero()[:, 0]
     assert torch.equal(taken.graph.nodes[: len(first)], examples.graph.nodes[first])

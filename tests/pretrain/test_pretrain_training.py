@@ -305,26 +305,100 @@ def test_one_row_per_scene_and_only_allowed_ones():
     assert [1, 5] in rows
 
 
+@pytest.fixture(scope="module")
+def held_out():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "_ROLLOUT_STEPS", 30)
+        return data.held_out_examples("islands", "graph", 400)
+
+
+def test_every_source_is_fitted_and_judged_by_the_same_shares(held_out):
+    source, group = held_out.source.numpy(), held_out.group.numpy()
+    division = probe.divide(source, group, 0)
+    for each in (scenes.Source.ROLLOUT, scenes.Source.RANDOM):
+        part, largest = division.part[source == each], np.unique(group[source == each], return_counts=True)[1]
+        assert 180 <= len(part) <= 220
+        share = np.bincount(part, minlength=3) / len(part)
+        np.testing.assert_allclose(share, (0.45, 0.15, 0.4), atol=largest.max() / len(part))
+    again, other = (probe.divide(source, group, seed).part for seed in (0, 1))
+    assert np.array_equal(division.part, again)
+    assert not np.array_equal(division.part, other)
+
+
+def test_no_episode_is_parted(held_out):
+    rolled = held_out.source.numpy() == scenes.Source.ROLLOUT
+    group = held_out.group.numpy()
+    part = probe.divide(held_out.source.numpy(), group, 0).part
+    episodes = np.unique(group[rolled])
+    assert 48 <= len(episodes) <= rolled.sum() // 2
+    assert all(len(np.unique(part[group == episode])) == 1 for episode in episodes)
+    assert len(np.unique(group[~rolled])) == (~rolled).sum()
+
+
+def everyone_apart(count):
+    """Division of `count` scenes of one source that have nothing to do with each other."""
+    return probe.divide(np.zeros(count, dtype=int), np.arange(count), 0)
+
+
+def test_features_that_recognise_an_episode_tell_nothing():
+    generator = np.random.default_rng(0)
+    group = np.arange(80).repeat(12)
+    division = probe.divide(np.zeros(960, dtype=int), group, 0)
+    answer = generator.integers(0, 2, 80)[group]
+    told = generator.normal(size=(80, 60))[group]
+    question = probe.Question(told, answer, np.arange(960))
+    finding = probe.compare("w", "q", [question] * 2, division)
+    assert 30 < finding.trained < 70
+    leaky = probe.compare("w", "q", [question] * 2, everyone_apart(960))
+    assert leaky.trained > 95
+
+
+def test_resamples_draw_episodes_whole_and_as_many_of_each_source():
+    source = np.array([0] * 200 + [1] * 30)
+    group = np.append(np.arange(40).repeat(5), np.arange(100, 130))
+    value = np.random.default_rng(0).normal(size=130)[group]
+    division = probe.Division(np.full(230, 2), source, group)
+    means = []
+    for rows in probe.resamples(division, 2000, 0):
+        assert (source[rows] == 1).sum() == 30
+        drawn = np.bincount(rows, minlength=230)
+        assert (drawn[:200].reshape(40, 5) == drawn[:200:5, None]).all()
+        means.append(value[rows[source[rows] == 0]].mean())
+    # The mean of 40 independent draws of the episodes' values, by the formula.
+    np.testing.assert_allclose(np.std(means), value[:200:5].std() / np.sqrt(40), rtol=0.08)
+
+
 def test_a_probe_finds_what_features_say_and_nothing_in_noise():
     generator = np.random.default_rng(0)
     answer = generator.integers(0, 3, 900)
     noise = generator.normal(size=(900, 5))
     told = noise + np.eye(5)[answer] * 4
-    finding = probe.compare(
-        "w", "q", [probe.Question(each, answer) for each in (told, noise, noise[:, ::-1])]
-    )
+    questions = [probe.Question(each, answer, np.arange(900)) for each in (told, noise, noise[:, ::-1])]
+    finding = probe.compare("w", "q", questions, everyone_apart(900))
     assert finding.trained > 95
     assert all(abs(each - 100 / 3) < 10 for each in finding.untrained)
     assert finding.low < finding.gain < finding.high
     assert finding.high - finding.low < 15
     assert finding.num_judged == 360
     assert finding.num_classes == 3
-    same = probe.compare("w", "q", [probe.Question(noise, answer)] * 3)
+    same = probe.compare("w", "q", questions[1:2] * 3, everyone_apart(900))
     assert same.gain == same.low == same.high == 0
 
 
+def possible_answers(examples, name, model, scene):
+    """What can be answered about a scene."""
+    mine = examples.graph.batch == int(scene)
+    if name == "bridge":
+        return examples.of_node["bridge"][mine].tolist()
+    if name == "ahead":
+        return examples.of_node["blocked"][mine, probe._FORWARD].int().tolist()
+    counted = "components" if model == "graph_gnn" else "clusters"
+    return [int(examples.of_scene[{"reachability": "joined", "components": counted}[name]][scene])]
+
+
 @pytest.mark.parametrize("model", MODELS)
-def test_every_question_of_a_probe_is_asked_once_per_scene(model, examples):
+def test_every_question_of_a_probe_is_asked_once_per_scene(model, examples, monkeypatch):
+    monkeypatch.setattr(probe, "_AT_ONCE", 17)
     names = sorted({name for names in probe.PROBES[model].values() for name in names})
     some = examples[model]
     if model == "graph_cnn":
@@ -335,6 +409,10 @@ def test_every_question_of_a_probe_is_asked_once_per_scene(model, examples):
         assert len(question.features) == len(question.answer)
         assert question.answer.min() >= 0
         assert question.answer.max() > 0
+        assert (np.diff(question.scene) > 0).all()
+        assert question.scene[-1] >= 17
+        for scene, answer in zip(question.scene, question.answer, strict=True):
+            assert name == "links" or answer in possible_answers(some, name, model, scene)
 
 
 def test_the_command_trains_and_probes(small, tmp_path, monkeypatch, capsys):

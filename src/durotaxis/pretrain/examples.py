@@ -39,6 +39,8 @@ class Examples:
     field: Tensor  # [S,3,24,24] float32, as observed
     points: Tensor  # [n,2] float32, places of the nodes in the picture, in [-1,1]
     pair: Tensor  # [S,2] int64, rows of the two marked nodes; -1 where none are
+    source: Tensor  # [S] int64, Source
+    group: Tensor  # [S] int64, equal in the states of one episode and nowhere else
     of_scene: dict[str, Tensor]  # labels [S,...]: components, clusters, joined, next
     of_node: dict[str, Tensor]  # labels [n,...]: bridge, bridge_offset, blocked
 
@@ -68,6 +70,8 @@ class Examples:
             field=self.field[scenes],
             points=self.points[node_rows],
             pair=torch.where(pair >= 0, moved, -1),
+            source=self.source[scenes],
+            group=self.group[scenes],
             of_scene={name: value[scenes] for name, value in self.of_scene.items()},
             of_node={name: value[node_rows] for name, value in self.of_node.items()},
         )
@@ -90,6 +94,8 @@ class Examples:
             field=torch.cat([part.field for part in parts]),
             points=torch.cat([part.points for part in parts]),
             pair=torch.cat(pairs),
+            source=torch.cat([part.source for part in parts]),
+            group=torch.cat([part.group for part in parts]),
             of_scene={k: torch.cat([p.of_scene[k] for p in parts]) for k in parts[0].of_scene},
             of_node={k: torch.cat([p.of_node[k] for p in parts]) for k in parts[0].of_node},
         )
@@ -163,6 +169,8 @@ def _examine(scenes: Scenes, joined: Joined, generator: np.random.Generator) -> 
         field=seen.field,
         points=points,
         pair=pair,
+        source=torch.full_like(answer, scenes.source),
+        group=colony.seed,
         of_scene={
             "components": labels.count_class(count),
             "clusters": labels.count_class(labels.num_clusters(seen.field)),
@@ -257,6 +265,7 @@ def _part(scenes: Scenes, rows: Tensor) -> Scenes:
         links,
         scenes.next[first : last + 1],
         scenes.config,
+        scenes.source,
     )
 
 

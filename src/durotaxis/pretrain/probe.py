@@ -2,12 +2,13 @@
 
 A probe is multinomial logistic regression, fitted on scenes of a world that training never showed and judged
 on other scenes of the same world. Features are standardised; the penalty is chosen on a part of the fitting
-scenes. Every question is asked once per scene, so that rows are independent.
+scenes. Every question is asked once per scene. States of one episode look alike, so they are never parted,
+and intervals resample them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -26,7 +27,9 @@ from durotaxis.pretrain.train import untrained
 UNTRAINED_SEEDS = (1, 2, 3)
 NUM_SCENES = 3000
 """Scenes of each held-out world."""
-_FITTED = 0.6
+_SHARES = (0.45, 0.15, 0.4)
+"""Of the scenes of every source: to fit with, to choose the penalty on, to judge on."""
+_FIT, _CHOOSE, _JUDGE = range(3)
 _PENALTIES = (1e-3, 1e-2, 1e-1)
 _RESAMPLES = 1000
 _FORWARD = len(labels.REACH) - 1
@@ -41,14 +44,28 @@ class Question:
 
     features: np.ndarray  # [R,F]
     answer: np.ndarray  # [R] int
+    scene: np.ndarray  # [R] int, ascending
+
+
+@dataclass(frozen=True)
+class Division:
+    """What becomes of S scenes in a probe."""
+
+    part: np.ndarray  # [S] int: 0 is fitted, 1 chooses the penalty, 2 is judged
+    source: np.ndarray  # [S] int, Source
+    group: np.ndarray  # [S] int, equal in the states of one episode and nowhere else
+
+    def take(self, scenes: np.ndarray) -> Division:
+        """The scenes of these rows [R], in this order."""
+        return Division(self.part[scenes], self.source[scenes], self.group[scenes])
 
 
 @dataclass(frozen=True)
 class Finding:
     """One row of the table. Accuracies are balanced: the mean over classes of the share found, in points.
 
-    `low` and `high` are the 95 % bootstrap interval of the gain over the mean of the untrained copies, over
-    the judged scenes.
+    `low` and `high` are the 95 % bootstrap interval of the gain over the mean of the untrained copies. It
+    resamples the judged random graphs, and the judged episodes whole.
     """
 
     world: str
@@ -73,7 +90,8 @@ def probe_trunk(
         advance(1)
         views = [ask(each, examples, questions) for each in (ptm, *copies)]
         advance(1)
-        findings += [compare(world, question, [view[question] for view in views]) for question in questions]
+        division = divide(examples.source.numpy(), examples.group.numpy(), 0)
+        findings += [compare(world, name, [view[name] for view in views], division) for name in questions]
         advance(1)
     return findings
 
@@ -95,55 +113,55 @@ PROBES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 """Model -> held-out world -> what is asked there."""
 
 
+Asked = tuple[Tensor, Tensor, Tensor]
+"""Features [R,F], answers [R] and scenes [R] of the rows that a question has."""
+
+
 @torch.no_grad()
 def ask(ptm: PTM, examples: Examples, questions: Sequence[str]) -> dict[str, Question]:
     """Features of a frozen model, with the answers, for every question."""
     generator = torch.Generator().manual_seed(0)
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in questions}
+    parts: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in questions}
     for rows in torch.arange(len(examples)).split(_AT_ONCE):
         some = examples.take(rows)
         seen = look(ptm, some)
         for name in questions:
-            parts[name].append(_ASKED[name](ptm, some, seen, generator))
+            features, answer, scene = _ASKED[name](ptm, some, seen, generator)
+            parts[name].append((features, answer, rows[scene]))
     return {
         name: Question(*(torch.cat(column).numpy() for column in zip(*rows, strict=True)))
         for name, rows in parts.items()
     }
 
 
-def _ask_components(
-    ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _ask_components(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator) -> Asked:
     """How many components the graph has, or groups the picture shows."""
     name = "components" if ptm.record.reads == "graph" else "clusters"
-    return seen.pooled, examples.of_scene[name]
+    return seen.pooled, examples.of_scene[name], torch.arange(len(examples))
 
 
-def _ask_reachability(
-    ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _ask_reachability(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator) -> Asked:
     """Whether the two marked nodes are joined."""
-    known = examples.of_scene["joined"] >= 0
-    return seen.at_pairs(examples.pair[known]), examples.of_scene["joined"][known]
+    scene = (examples.of_scene["joined"] >= 0).nonzero()[:, 0]
+    return seen.at_pairs(examples.pair[scene]), examples.of_scene["joined"][scene], scene
 
 
-def _ask_bridge(
-    ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _ask_bridge(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator) -> Asked:
     """On which side of one node of each scene the bridge lies."""
-    side = examples.of_node["bridge"]
-    row = one_per_scene(examples.graph.batch, side >= 0, generator)
-    return seen.at_nodes(examples.graph.batch)[row], side[row]
+    side, batch = examples.of_node["bridge"], examples.graph.batch
+    row = one_per_scene(batch, side >= 0, generator)
+    return seen.at_nodes(batch)[row], side[row], batch[row]
 
 
-def _ask_ahead(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _ask_ahead(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator) -> Asked:
     """Whether the ground 25 µm straight ahead of one node of each scene is soft, or none."""
     batch = examples.graph.batch
     row = one_per_scene(batch, torch.ones_like(batch, dtype=torch.bool), generator)
-    return seen.at_nodes(batch)[row], examples.of_node["blocked"][row, _FORWARD].to(torch.int64)
+    blocked = examples.of_node["blocked"][row, _FORWARD].to(torch.int64)
+    return seen.at_nodes(batch)[row], blocked, batch[row]
 
 
-def _ask_links(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _ask_links(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Generator) -> Asked:
     """Which of two near pairs was joined by an edge that was left out; see `tasks.link_pairs`."""
     drawn = torch.rand(len(examples.graph.edges), generator=generator)
     held_out = drawn < _LINK_SHARE
@@ -151,21 +169,19 @@ def _ask_links(ptm: PTM, examples: Examples, seen: Seen, generator: torch.Genera
     pairs = torch.cat([true, false])
     answer = torch.cat([torch.ones(len(true)), torch.zeros(len(false))]).to(torch.int64)
     shown = replace(examples, graph=with_edges(examples.graph, ~held_out))
-    batch = examples.graph.batch
-    row = one_per_scene(batch[pairs[:, 0]], torch.ones(len(pairs), dtype=torch.bool), generator)
-    return look(ptm, shown).at_pairs(pairs[row]), answer[row]
+    scene = examples.graph.batch[pairs[:, 0]]
+    row = one_per_scene(scene, torch.ones(len(pairs), dtype=torch.bool), generator)
+    return look(ptm, shown).at_pairs(pairs[row]), answer[row], scene[row]
 
 
-_ASKED: Mapping[str, Callable[[PTM, Examples, Seen, torch.Generator], tuple[Tensor, Tensor]]] = (
-    MappingProxyType(
-        {
-            "components": _ask_components,
-            "reachability": _ask_reachability,
-            "bridge": _ask_bridge,
-            "ahead": _ask_ahead,
-            "links": _ask_links,
-        }
-    )
+_ASKED: Mapping[str, Callable[[PTM, Examples, Seen, torch.Generator], Asked]] = MappingProxyType(
+    {
+        "components": _ask_components,
+        "reachability": _ask_reachability,
+        "bridge": _ask_bridge,
+        "ahead": _ask_ahead,
+        "links": _ask_links,
+    }
 )
 
 
@@ -179,18 +195,34 @@ def one_per_scene(scene: Tensor, allowed: Tensor, generator: torch.Generator) ->
     return order[first]
 
 
-def compare(world: str, name: str, questions: Sequence[Question]) -> Finding:
+def divide(source: np.ndarray, group: np.ndarray, seed: int) -> Division:
+    """Part scenes at random, every source by the same shares, without parting a group.
+
+    Groups are lined up at random; each goes where the middle of its scenes falls.
+    """
+    generator = np.random.default_rng(seed)
+    part = np.empty(len(group), dtype=np.int64)
+    for each in np.unique(source):
+        mine = np.flatnonzero(source == each)
+        _, number, sizes = np.unique(group[mine], return_inverse=True, return_counts=True)
+        order = generator.permutation(len(sizes))
+        middle = np.empty(len(sizes))
+        middle[order] = (sizes[order].cumsum() - sizes[order] / 2) / len(mine)
+        part[mine] = np.searchsorted(np.cumsum(_SHARES)[:-1], middle)[number]
+    return Division(part, source, group)
+
+
+def compare(world: str, name: str, questions: Sequence[Question], division: Division) -> Finding:
     """Fit and judge the same rows of the first model and of its untrained copies."""
     answer = questions[0].answer
-    cut = round(_FITTED * len(answer))
-    found = np.stack([classify(q.features, answer, cut) for q in questions])
-    truth = answer[cut:]
+    of_row = division.take(questions[0].scene)
+    found = np.stack([classify(q.features, answer, of_row.part) for q in questions])
+    judged = of_row.part == _JUDGE
+    truth = answer[judged]
     right = found == truth
     scores = [balanced_accuracy(each, truth) for each in right]
-    generator = np.random.default_rng(0)
     gains = []
-    for _ in range(_RESAMPLES):
-        rows = generator.integers(0, len(truth), len(truth))
+    for rows in resamples(of_row.take(np.flatnonzero(judged)), _RESAMPLES, 0):
         first, *others = [balanced_accuracy(each[rows], truth[rows]) for each in right]
         gains.append(first - float(np.mean(others)))
     low, high = np.quantile(gains, (0.025, 0.975))
@@ -207,22 +239,35 @@ def compare(world: str, name: str, questions: Sequence[Question]) -> Finding:
     )
 
 
+def resamples(division: Division, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Rows of `count` bootstrap samples: of every source as many groups as it has, drawn whole."""
+    generator = np.random.default_rng(seed)
+    sources = []
+    for each in np.unique(division.source):
+        mine = np.flatnonzero(division.source == each)
+        sources.append([mine[division.group[mine] == one] for one in np.unique(division.group[mine])])
+    for _ in range(count):
+        yield np.concatenate(
+            [groups[one] for groups in sources for one in generator.integers(0, len(groups), len(groups))]
+        )
+
+
 def balanced_accuracy(right: np.ndarray, truth: np.ndarray) -> float:
     """Mean over the classes of the share of right answers, in points."""
     return 100.0 * float(np.mean([right[truth == each].mean() for each in np.unique(truth)]))
 
 
-def classify(features: np.ndarray, answer: np.ndarray, cut: int) -> np.ndarray:
-    """Answers for the rows from `cut` on, by logistic regression on the rows before."""
-    scaled = _standardised(features, cut)
-    inner = round(0.75 * cut)
+def classify(features: np.ndarray, answer: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Answers for the judged rows, by logistic regression on the others."""
+    fitting, choosing, known = part == _FIT, part == _CHOOSE, part != _JUDGE
+    scaled = _standardised(features, known)
+    truth = answer[choosing]
     scores = []
     for penalty in _PENALTIES:
-        weights = fit_logistic(scaled[:inner], answer[:inner], penalty)
-        truth = answer[inner:cut]
-        scores.append(balanced_accuracy(_predict(scaled[inner:cut], weights) == truth, truth))
-    weights = fit_logistic(scaled[:cut], answer[:cut], _PENALTIES[int(np.argmax(scores))])
-    return _predict(scaled[cut:], weights)
+        weights = fit_logistic(scaled[fitting], answer[fitting], penalty)
+        scores.append(balanced_accuracy(_predict(scaled[choosing], weights) == truth, truth))
+    weights = fit_logistic(scaled[known], answer[known], _PENALTIES[int(np.argmax(scores))])
+    return _predict(scaled[part == _JUDGE], weights)
 
 
 def fit_logistic(features: np.ndarray, answer: np.ndarray, penalty: float) -> np.ndarray:
@@ -257,8 +302,8 @@ def _predict(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (features @ weights[:-1] + weights[-1]).argmax(1)
 
 
-def _standardised(features: np.ndarray, cut: int) -> np.ndarray:
-    """By the mean and deviation of the first `cut` rows; constant columns become 0."""
+def _standardised(features: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """By the mean and deviation of the rows of `known`; constant columns become 0."""
     values = features.astype(np.float64)
-    mean, deviation = values[:cut].mean(0), values[:cut].std(0)
+    mean, deviation = values[known].mean(0), values[known].std(0)
     return (values - mean) / np.where(deviation > 1e-8, deviation, np.inf)

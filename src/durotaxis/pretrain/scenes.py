@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -29,26 +30,40 @@ _POLICIES = ("random", "delete-left", "mixed")
 _MOST_NODES = 48
 
 
+class Source(IntEnum):
+    """Where a scene comes from."""
+
+    ROLLOUT = 0
+    RANDOM = 1
+    NETWORK = 2
+
+
 @dataclass(frozen=True)
 class Scenes:
-    """S graphs on S substrates; the nodes of a scene fill the first of N slots."""
+    """S graphs on S substrates; the nodes of a scene fill the first of N slots.
+
+    Scenes of one seed of `colony` are states of one episode and look alike; no other two share a seed.
+    """
 
     colony: Colony  # [S,N]; parents are not read
     substrate: Substrate  # [S]
     links: Tensor  # [3,E] int64, rows of scene, source slot, target slot; sorted by scene
     next: Tensor  # [S,4] float32, NEXT; NaN where there is no next step
     config: EnvConfig
+    source: Source
 
 
 def rollout_scenes(config: EnvConfig, seed: int, count: int) -> Scenes:
     """About `count` colonies out of rollouts under random, delete-left and mixed policies, late ones too.
 
-    A mixed policy draws one of the other two at each step. Ended colonies start anew.
+    A mixed policy draws one of the other two at each step. Ended colonies start anew. There are 48 colonies,
+    or more, a third for each policy, where every step of 48 is not enough.
     """
-    slots = torch.arange(_ROLLOUT_COLONIES)
+    colonies = max(_ROLLOUT_COLONIES, len(_POLICIES) * math.ceil(count / (len(_POLICIES) * _ROLLOUT_STEPS)))
+    slots = torch.arange(colonies)
     episode = torch.zeros_like(slots)
     colony, substrate = reset(config, hash_keys(seed, Purpose.EPISODE, slots, episode))
-    every = max(1, _ROLLOUT_STEPS * _ROLLOUT_COLONIES // count)
+    every = max(1, _ROLLOUT_STEPS * colonies // count)
     kept: list[tuple[Colony, Substrate, Tensor]] = []
     for step in range(_ROLLOUT_STEPS):
         action = _behave(colony, substrate, config, slots % len(_POLICIES))
@@ -62,10 +77,12 @@ def rollout_scenes(config: EnvConfig, seed: int, count: int) -> Scenes:
         colony, substrate = reset_where(
             after, substrate, ended, hash_keys(seed, Purpose.EPISODE, slots, episode), config
         )
-    colonies, substrates, changes = zip(*kept, strict=True)
-    whole = Colony.cat(colonies)
+    states, substrates, changes = zip(*kept, strict=True)
+    whole = Colony.cat(states)
     whole = crop(whole, max(1, int(whole.num_nodes.max())))
-    return Scenes(whole, Substrate.cat(substrates), links_of(whole), torch.cat(changes), config)
+    return Scenes(
+        whole, Substrate.cat(substrates), links_of(whole), torch.cat(changes), config, Source.ROLLOUT
+    )
 
 
 def links_of(colony: Colony) -> Tensor:
@@ -78,14 +95,14 @@ def random_scenes(config: EnvConfig, seed: int, count: int) -> Scenes:
     """`count` random graphs in clusters at random places: geometric, Erdos-Renyi, trees and forests."""
     generator = np.random.default_rng(_entropy(seed))
     placed = [_random_graph(generator) for _ in range(count)]
-    return _place(config, placed, seed, generator)
+    return _place(config, placed, seed, generator, Source.RANDOM)
 
 
 def network_scenes(config: EnvConfig, network: Network, seed: int, count: int) -> Scenes:
     """`count` excerpts of a network, each drawn around a place of the substrate."""
     generator = np.random.default_rng(_entropy(seed))
     placed = [excerpt(network, generator, _MOST_NODES) for _ in range(count)]
-    return _place(config, placed, seed, generator)
+    return _place(config, placed, seed, generator, Source.NETWORK)
 
 
 def _behave(colony: Colony, substrate: Substrate, config: EnvConfig, policy: Tensor) -> Action:
@@ -142,7 +159,9 @@ def _turned(edges: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.where(generator.random((len(edges), 1)) < 0.5, edges, edges[:, ::-1])
 
 
-def _place(config: EnvConfig, drawings: list[Drawing], seed: int, generator: np.random.Generator) -> Scenes:
+def _place(
+    config: EnvConfig, drawings: list[Drawing], seed: int, generator: np.random.Generator, source: Source
+) -> Scenes:
     """Lay drawings on substrates, turned and shifted at random; ages are drawn."""
     count, most = len(drawings), max(len(places) for places, _ in drawings)
     seeds = hash_keys(seed, Purpose.SUBSTRATE, torch.arange(count))
@@ -179,7 +198,7 @@ def _place(config: EnvConfig, drawings: list[Drawing], seed: int, generator: np.
         recoveries=zero,
     )
     nothing = torch.full((count, len(NEXT)), torch.nan)
-    return Scenes(colony, substrate, torch.from_numpy(np.concatenate(links, 1)), nothing, config)
+    return Scenes(colony, substrate, torch.from_numpy(np.concatenate(links, 1)), nothing, config, source)
 
 
 def _entropy(seed: int) -> int:
