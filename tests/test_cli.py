@@ -170,7 +170,7 @@ def refused(result: tuple[int, str, str]) -> str:
         (["train", "ppo.learning_rate_factors={'ptm:resnet18_rndom': 0.1}"], "no part ptm:resnet18_rndom (did you mean 'ptm:resnet18_random'?)"),
         (["train", "actor_critic.wsa_config.ptms.1.unfreeze_at=5"], "actor_critic.wsa_config.ptms.1.unfreeze_at: the model learns from the start; set `freeze: true`"),
         (["train", "actor_critic.wsa_config.ptms.0.unfreeze_at=5_000_000"], "ptms.0.unfreeze_at: resnet18_random would never learn"),
-        (["train", "actor_critic.use_wsa=false", "actor_critic.backbone.unfreeze_at=5_000_000"], "backbone.unfreeze_at: resnet18_random would never learn"),
+        (["train", "actor_critic.use_wsa=false", "actor_critic.backbone={model_type: resnet18_random, unfreeze_at: 5_000_000}"], "backbone.unfreeze_at: resnet18_random would never learn"),
         (["train", "--cofnig", "quick"], "durotaxis: No such option: --cofnig"),
         (["trian"], "durotaxis: No such command 'trian'"),
         (["evaluate"], "durotaxis: Missing argument"),

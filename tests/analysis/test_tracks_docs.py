@@ -47,7 +47,7 @@ def test_examples_run(tmp_path, monkeypatch):
     for what in ("tracks", "graphs"):
         assert cli.run(["export", ".", what]) == 0
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names: dict = {}
     for block in blocks:
         exec(compile(block, "tracks.md", "exec"), names)

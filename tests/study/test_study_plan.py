@@ -394,10 +394,7 @@ def test_the_runs_beside_the_first_result_are_those_of_its_arms():
         for own, other in (("wsa", "wsa"), ("resnet", "baseline")):
             run, same = beside.run((own, scenario, seed)), main.run((other, scenario, seed))
             assert run.digest == same.digest
-            known = {(p.scenario, p.condition, p.intervention): (p.episodes, p.world) for p in same.probes}
-            assert all(
-                known[(p.scenario, p.condition, p.intervention)] == (p.episodes, p.world) for p in run.probes
-            )
+            assert set(run.probes) <= set(same.probes)
 
 
 def test_the_ready_studies_are_those_that_were_asked_for():
