@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from analysis.fake_study import plan, record, scenario, write_study
-from durotaxis.analysis.claims import held_out
 from durotaxis.analysis.factors import contrasts, effect_of
+from durotaxis.analysis.pairs import held_out
 from durotaxis.analysis.report import write_report
 from durotaxis.analysis.study import load_study
 from durotaxis.analysis.study_results.factors import factors_table

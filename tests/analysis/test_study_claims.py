@@ -21,15 +21,14 @@ from durotaxis.analysis.claims import (
     USELESS,
     _goal,
     _judge,
-    beyond_chance,
     claims,
     effects,
     goals,
     main_difference,
-    spread_over_settings,
     steps_ratio,
     word_of,
 )
+from durotaxis.analysis.spreads import beyond_chance, spread_over_settings
 from durotaxis.analysis.stats import NOTHING, Estimate
 from durotaxis.analysis.study import load_study
 from durotaxis.analysis.study_results.beyond import interventions_table

@@ -7,16 +7,18 @@ many there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from durotaxis.analysis.scores import aggregate, difference, ratio_of_means, spread_ratio
+from durotaxis.analysis.pairs import PerRun, compare, finished, held_out, iqm_gap, mean_gap, paired, ratio
+from durotaxis.analysis.scores import aggregate, ratio_of_means
+from durotaxis.analysis.spreads import conditions_ratio, settings_of, settings_ratio, spread_of, within_chance
 from durotaxis.analysis.stats import NOTHING, Estimate
-from durotaxis.analysis.study import HEADING, OWN, Measure, PerSeed, Scale, Selection, Study, score_of
-from durotaxis.records import TRAINED, ArmCost, Score
+from durotaxis.analysis.study import HEADING, Measure, Selection, Study
+from durotaxis.records import TRAINED, ArmCost
 
 HELD, NOT_HELD, UNDECIDED, NOT_TESTED = "held", "not held", "undecided", "not tested here"
 HELPS, NEUTRAL, HURTS = "helps", "neutral", "hurts"
@@ -27,9 +29,6 @@ MARGIN = 0.1
 GOAL_DIFFERENCE, GOAL_AREA, GOAL_CEILING, GOAL_STEPS, GOAL_TIME = 0.2, 1.2, 0.8, 0.7, 1.5
 USELESS = "-with-useless"
 """An arm named `<arm>-with-useless` is that arm with a useless model among its own."""
-
-PerRun = Callable[[str, str], PerSeed]
-"""(arm, scenario) -> seed -> value."""
 
 
 @dataclass(frozen=True)
@@ -57,46 +56,6 @@ class Verdict:
     measured: str  # what the estimate is of
     how: str = ""  # how it was judged
     beyond: bool | None = None  # of goals: whether the whole interval is beyond the target
-
-
-def paired(
-    first: str, second: str, scenarios: Sequence[str], values: PerRun
-) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
-    """Values of two arms at the seeds that both have, one array per scenario; None where one has none."""
-    arms: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for scenario in scenarios:
-        a, b = values(first, scenario), values(second, scenario)
-        common = [seed for seed in a if seed in b]
-        if not common:
-            return None
-        arms[0].append(np.array([a[seed] for seed in common]))
-        arms[1].append(np.array([b[seed] for seed in common]))
-    return arms if scenarios else None
-
-
-def compare(
-    study: Study,
-    arm: str,
-    scenarios: Sequence[str],
-    values: PerRun,
-    how: Callable[[list[np.ndarray], list[np.ndarray]], Estimate],
-) -> Estimate:
-    """An arm against the baseline at their common seeds; nothing where a scenario has none."""
-    both = paired(study.plan.baseline, arm, scenarios, values)
-    return how(*both) if both else NOTHING
-
-
-def held_out(study: Study, measure: Measure, where: Selection = OWN) -> PerRun:
-    """Held-out scores, as `paired` takes them."""
-    return lambda arm, scenario: study.values(arm, scenario, measure, where)
-
-
-def finished(study: Study, values: PerRun) -> PerRun:
-    """Values of runs that finished."""
-    failed = {run.key for run in study.failed}
-    return lambda arm, scenario: {
-        seed: value for seed, value in values(arm, scenario).items() if (arm, scenario, seed) not in failed
-    }
 
 
 def word_of(gap: Estimate) -> str:
@@ -135,7 +94,7 @@ def effects(study: Study) -> list[Comparison]:
             values, successes = held_out(study, measure, where), held_out(study, "success_rate", where)
             for arm in study.others:
                 gap, kept, success = (
-                    compare(study, arm, [scenario], of, _mean_gap)
+                    compare(study, arm, [scenario], of, mean_gap)
                     for of in (values, finished(study, values), successes)
                 )
                 if gap.count:
@@ -144,21 +103,9 @@ def effects(study: Study) -> list[Comparison]:
     return found
 
 
-def _mean_gap(first: list[np.ndarray], second: list[np.ndarray]) -> Estimate:
-    return difference(first, second, "mean", paired=True)
-
-
-def _iqm_gap(first: list[np.ndarray], second: list[np.ndarray]) -> Estimate:
-    return difference(first, second, "iqm", paired=True)
-
-
-def _ratio(first: list[np.ndarray], second: list[np.ndarray]) -> Estimate:
-    return ratio_of_means(first, second)
-
-
 def main_difference(study: Study, arm: str) -> Estimate:
     """What the headline rests on: IQM of the main measure over the scenarios that count, arm - baseline."""
-    return compare(study, arm, study.main_scenarios, held_out(study, study.main_measure), _iqm_gap)
+    return compare(study, arm, study.main_scenarios, held_out(study, study.main_measure), iqm_gap)
 
 
 def main_word(study: Study, arm: str, gap: Estimate) -> str:
@@ -193,12 +140,12 @@ def subsets(study: Study) -> list[Subset]:
 def subset_difference(study: Study, arm: str, subset: Subset) -> Estimate:
     """`main_difference` of a part of the runs."""
     values = subset.of(study, held_out(study, study.main_measure))
-    return compare(study, arm, subset.scenarios, values, _iqm_gap)
+    return compare(study, arm, subset.scenarios, values, iqm_gap)
 
 
 def area_ratio(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
     """Area under the learning curve, arm over baseline."""
-    return compare(study, arm, scenarios, study.areas, _ratio)
+    return compare(study, arm, scenarios, study.areas, ratio)
 
 
 def steps_ratio(study: Study, arm: str, scenarios: Sequence[str], *, to_stay: bool = False) -> Estimate:
@@ -208,18 +155,7 @@ def steps_ratio(study: Study, arm: str, scenarios: Sequence[str], *, to_stay: bo
     not learn are left out: their level is reached by doing nothing.
     """
     known = [name for name in scenarios if study.learns(name)]
-    return compare(study, arm, known, partial(study.steps_below_level, to_stay=to_stay), _ratio)
-
-
-def spread_of(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
-    """Standard deviation of final scores over seeds, arm over baseline."""
-    values = held_out(study, study.main_measure)
-    both = [
-        [np.array(list(values(name, s).values())) for s in scenarios] for name in (study.plan.baseline, arm)
-    ]
-    if not scenarios or any(len(task) < 2 for tasks in both for task in tasks):
-        return NOTHING
-    return spread_ratio(*both)
+    return compare(study, arm, known, partial(study.steps_below_level, to_stay=to_stay), ratio)
 
 
 # The goal
@@ -368,9 +304,9 @@ def claims(study: Study, arm: str) -> list[Verdict]:
     """What the guide says of WSA, judged for one arm against the baseline."""
     over = study.main_scenarios
     what = HEADING[study.main_measure]
-    early = compare(study, arm, over, study.beginnings, _mean_gap)
+    early = compare(study, arm, over, study.beginnings, mean_gap)
     saved = _saved(steps_ratio(study, arm, over))
-    peak = _more(compare(study, arm, over, held_out(study, study.main_measure), _ratio))
+    peak = _more(compare(study, arm, over, held_out(study, study.main_measure), ratio))
     spread = spread_of(study, arm, over)
     never = _never(study, arm, over)
     steps_how = "share of the baseline's steps to its own final training score that is saved" + never
@@ -469,115 +405,20 @@ def _more(ratio: Estimate) -> Estimate:
     return Estimate(ratio.mean - 1, low, high, ratio.count)
 
 
-def settings_of(study: Study, is_world: bool) -> dict[str, tuple[str, ...]]:
-    """Settings of one scenario that differ in the world alone, or in nothing of the world.
-
-    Returns:
-        Scenario of the package -> names of two or more scenarios of the plan; one without changes counts.
-    """
-    found = {}
-    for base, names in study.settings().items():
-        alike = tuple(name for name in names if _is_of(study.scenario(name).changes, is_world))
-        if len(alike) > 1 and len({study.measure(name) for name in alike}) == 1:
-            found[base] = alike
-    return found
-
-
-def _is_of(changes: Mapping[str, object], is_world: bool) -> bool:
-    return all(key.startswith("env.") == is_world for key in changes)
-
-
-def spread_over_settings(study: Study, arm: str, names: Sequence[str]) -> PerSeed:
-    """Standard deviation of one seed's final scores over settings, for seeds that finished in all of them."""
-    return _spread([finished(study, held_out(study, study.measure(name)))(arm, name) for name in names])
-
-
-def spread_over_conditions(study: Study, arm: str, scenario: str) -> PerSeed:
-    """The same over the conditions that one agent is judged under, over equally many episodes of each."""
-    where = _conditions(study, arm, scenario)
-    values = [finished(study, held_out(study, study.measure(scenario), each)) for each in where]
-    return _spread([of(arm, scenario) for of in values])
-
-
-def _conditions(study: Study, arm: str, scenario: str) -> list[Selection]:
-    """The conditions, and the world as it was trained in over as many episodes; none where these differ."""
-    others = [Selection(condition=name) for name in study.plan.conditions]
-    scores = [score_of(run, each) for run in study.runs(arm, scenario) for each in others]
-    counts = {score.episodes for score in scores if score is not None}
-    return [Selection(episodes=counts.pop()), *others] if len(counts) == 1 else []
-
-
-def beyond_chance(study: Study, arm: str, scenarios: Sequence[str]) -> Estimate:
-    """Variance over conditions less what so few episodes scatter by themselves, mean over seeds.
-
-    Under each condition a score is a mean over episodes with a known standard error, and the variance over
-    conditions of scores that differ by nothing else is the mean of these squared.
-    """
-    seen, by_chance = [], []
-    for scenario in scenarios:
-        spread = spread_over_conditions(study, arm, scenario)
-        unit = study.scale(scenario)
-        span = unit.span if isinstance(unit, Scale) else None
-        noise = {}
-        for run in study.runs(arm, scenario):
-            scores = [score_of(run, each) for each in _conditions(study, arm, scenario)]
-            known = [score for score in scores if score is not None]
-            if run.seed in spread and known:
-                noise[run.seed] = float(np.mean([_error_of(score, span) ** 2 for score in known]))
-        seen.append(np.array([spread[seed] ** 2 for seed in noise]))
-        by_chance.append(np.array(list(noise.values())))
-    if not seen or any(len(task) == 0 for task in seen):
-        return NOTHING
-    return difference(by_chance, seen, "mean", paired=True)
-
-
-def _error_of(score: Score, span: float | None) -> float:
-    """Standard error of a score over its episodes: of the normalised return, or of the success rate."""
-    if span is not None:
-        return score.return_se / span
-    rate = score.successes / score.episodes
-    return float(np.sqrt(rate * (1 - rate) / max(score.episodes - 1, 1)))
-
-
-def _spread(rows: Sequence[PerSeed]) -> PerSeed:
-    if len(rows) < 2:
-        return {}
-    seeds = [seed for seed in rows[0] if all(seed in row for row in rows)]
-    return {seed: float(np.std([row[seed] for row in rows], ddof=1)) for seed in seeds}
-
-
-def settings_ratio(study: Study, arm: str, groups: Mapping[str, tuple[str, ...]]) -> Estimate:
-    """Spread over settings, arm over baseline, over groups of settings."""
-    return compare(
-        study, arm, list(groups), lambda name, base: spread_over_settings(study, name, groups[base]), _ratio
-    )
-
-
 def _robustness(study: Study, arm: str, claim: str, is_world: bool) -> Verdict:
     groups = settings_of(study, is_world)
-    over, estimate = "settings", NOTHING
+    over, estimate, noisy = "settings", NOTHING, []
     if groups:
         estimate = settings_ratio(study, arm, groups)
     elif is_world and study.plan.conditions:
         over = f"the worlds {', '.join((TRAINED, *study.plan.conditions))}"
-        estimate = compare(
-            study,
-            arm,
-            study.main_scenarios,
-            lambda name, scenario: spread_over_conditions(study, name, scenario),
-            _ratio,
-        )
-        noisy = [
-            name
-            for name in (study.plan.baseline, arm)
-            if (extra := beyond_chance(study, name, study.main_scenarios)).low is None or extra.low <= 0
-        ]
-        if estimate.mean is not None and noisy:
+        estimate = conditions_ratio(study, arm)
+        noisy = [] if estimate.mean is None else within_chance(study, arm)
+        if noisy:
             over += f" (of {' and '.join(noisy)} no more than so few episodes scatter by chance)"
-            measured = f"standard deviation of a seed's final scores over {over}, ratio of means over seeds"
-            return Verdict(claim, arm, NOT_TESTED, estimate, measured, "held: below 1")
     measured = f"standard deviation of a seed's final scores over {over}, ratio of means over seeds"
-    return _judge(claim, arm, estimate, measured, "held: below 1", below=1.0)
+    verdict = _judge(claim, arm, estimate, measured, "held: below 1", below=1.0)
+    return replace(verdict, outcome=NOT_TESTED) if noisy else verdict
 
 
 def _redundancy(study: Study, arm: str) -> Verdict:
@@ -590,7 +431,7 @@ def _redundancy(study: Study, arm: str) -> Verdict:
         values = finished(study, held_out(study, study.main_measure))
         both = paired(arm, arm + USELESS, study.main_scenarios, values)
         if both:
-            estimate, own = _iqm_gap(*both), aggregate(both[0], "iqm")
+            estimate, own = iqm_gap(*both), aggregate(both[0], "iqm")
     verdict = _judge(
         "Redundancy when one model is useless",
         arm,

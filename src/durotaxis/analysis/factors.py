@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from durotaxis.analysis.claims import PerRun
+from durotaxis.analysis.pairs import PerRun
 from durotaxis.analysis.scores import aggregate
 from durotaxis.analysis.stats import NOTHING, Estimate
 from durotaxis.records import ArmPlan

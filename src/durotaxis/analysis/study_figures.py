@@ -17,9 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from durotaxis.analysis.claims import Comparison, held_out
+from durotaxis.analysis.claims import Comparison
 from durotaxis.analysis.factors import contrasts, effect_of
 from durotaxis.analysis.figures import COLOURS, GREY, INK, STYLE
+from durotaxis.analysis.pairs import held_out
 from durotaxis.analysis.scores import performance_profile, probability_of_improvement
 from durotaxis.analysis.stats import Estimate, mean_interval
 from durotaxis.analysis.study import HEADING, Measure, Study

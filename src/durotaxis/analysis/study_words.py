@@ -23,10 +23,8 @@ from durotaxis.analysis.claims import (
     claims,
     effects,
     goals,
-    held_out,
     main_difference,
     main_word,
-    paired,
     subset_difference,
     subsets,
     time_ratio,
@@ -34,6 +32,7 @@ from durotaxis.analysis.claims import (
     word_of,
 )
 from durotaxis.analysis.factors import contrasts, effect_of
+from durotaxis.analysis.pairs import held_out, paired
 from durotaxis.analysis.stats import MIN_SIGNAL, Estimate, mean_interval
 from durotaxis.analysis.study import HEADING, Scale, Study, score_of
 from durotaxis.analysis.study_results.factors import factor_word

@@ -191,6 +191,10 @@ def read_plan(study: Path) -> StudyPlan:
     return StudyPlan(**{**data, **parts})
 
 
+JUDGED_BY = ("scenario", "condition", "intervention", "episodes", "world")
+"""What makes two scores of a run the same: these fields of a `Score`."""
+
+
 @dataclass(frozen=True)
 class Score:
     """Held-out episodes of one trained agent, in one world, under one intervention."""

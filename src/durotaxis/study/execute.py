@@ -28,6 +28,7 @@ from durotaxis.records import (
     EVENTS,
     FAILED,
     FINISHED,
+    JUDGED_BY,
     METRICS,
     PHASES,
     PROVENANCE,
@@ -115,7 +116,7 @@ def execute(
 
 def what_is_judged(score: Mapping[str, Any]) -> tuple[Any, ...]:
     """What makes two scores of a run the same, of a probe or a score as plain values."""
-    return tuple(score[name] for name in ("scenario", "condition", "intervention", "episodes", "world"))
+    return tuple(score[name] for name in JUDGED_BY)
 
 
 def failed_record(assignment: Assignment, attempts: int, error: str) -> RunRecord:

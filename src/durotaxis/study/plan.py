@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from durotaxis.agent import ActorCriticConfig
 from durotaxis.core.config import ConfigError, build_config, load_config, merge
 from durotaxis.core.errors import UserError
 from durotaxis.core.marks import MarkedError, read_file
 from durotaxis.env import EnvConfig
 from durotaxis.env.config import ObservationConfig, beyond_scenario
-from durotaxis.fusion import RULES, PTMConfig, WSAConfig
-from durotaxis.records import TRAINED, RunPlan
+from durotaxis.fusion import RULES, PTMConfig
+from durotaxis.records import JUDGED_BY, TRAINED, RunPlan
 from durotaxis.study.config import RootConfig, find_config, find_file, leaves, shipped_studies
 from durotaxis.study.study_file import ArmConfig, EvaluationConfig, StartFrom, StudyConfig
 
@@ -61,8 +62,7 @@ class Probe:
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
-        names = ("scenario", "condition", "intervention", "episodes", "world")
-        return {name: getattr(self, name) for name in names} | {"env": self.env.model_dump(mode="json")}
+        return {name: getattr(self, name) for name in JUDGED_BY} | {"env": self.env.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -442,10 +442,9 @@ def _is_same(first: PlannedRun, second: PlannedRun) -> bool:
 
     def what(run: PlannedRun) -> tuple[str, Key | None, StartFrom | None]:
         agent = run.config.actor_critic
-        unread = (
-            {"backbone": PTMConfig(model_type="graph_cnn")} if agent.use_wsa else {"wsa_config": WSAConfig()}
-        )
-        read = run.config.model_copy(update={"actor_critic": agent.model_copy(update=unread)})
+        unread = "backbone" if agent.use_wsa else "wsa_config"
+        default = {unread: getattr(ActorCriticConfig(), unread)}
+        read = run.config.model_copy(update={"actor_critic": agent.model_copy(update=default)})
         return digest_of(read), run.parent, run.start_from
 
     return what(first) == what(second)

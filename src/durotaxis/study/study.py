@@ -13,7 +13,8 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from durotaxis.records import (
     COST,
     DONE,
     FAILED,
+    JUDGED_BY,
     REPORT,
     RUNS,
     STUDY,
@@ -52,7 +54,7 @@ from durotaxis.records import (
 from durotaxis.study.config import leaves, shipped_studies
 from durotaxis.study.cost import measure_cost
 from durotaxis.study.distill import require_alike
-from durotaxis.study.execute import is_made_for, what_is_judged
+from durotaxis.study.execute import is_made_for
 from durotaxis.study.plan import Key, PlannedRun, Study, world_digest
 from durotaxis.study.provenance import own_version
 from durotaxis.study.run import build_policy, check_learning
@@ -323,8 +325,8 @@ def _reported_before(path: Path, record: RunRecord, planned: str, directory: Pat
 def _has_scores(run: PlannedRun, record: RunRecord) -> bool:
     """Whether everything was scored that the study asks for, in these very worlds."""
 
-    wanted = {what_is_judged(probe.plain()) for probe in run.probes}
-    return wanted <= {what_is_judged(asdict(score)) for score in record.scores}
+    what = attrgetter(*JUDGED_BY)
+    return set(map(what, run.probes)) <= set(map(what, record.scores))
 
 
 @dataclass(frozen=True)

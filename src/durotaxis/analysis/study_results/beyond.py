@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from durotaxis.analysis.claims import (
-    HELPS,
-    HURTS,
-    MARGIN,
-    compare,
-    finished,
-    held_out,
-    paired,
-    settings_ratio,
-    spread_over_settings,
-    word_of,
-)
+from durotaxis.analysis.claims import HELPS, HURTS, MARGIN, word_of
+from durotaxis.analysis.pairs import compare, finished, held_out, paired
 from durotaxis.analysis.scores import difference
+from durotaxis.analysis.spreads import settings_ratio, spread_over_settings
 from durotaxis.analysis.stats import NOTHING, Estimate, mean_interval
 from durotaxis.analysis.study import HEADING, Measure, NoScale, Selection, Study, score_of
 from durotaxis.analysis.study_results.rows import (

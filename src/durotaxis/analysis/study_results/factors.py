@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from durotaxis.analysis.claims import HELPS, HURTS, MARGIN, NEUTRAL, held_out, word_of
+from durotaxis.analysis.claims import HELPS, HURTS, MARGIN, NEUTRAL, word_of
 from durotaxis.analysis.factors import Contrast, contrasts, effect_of
+from durotaxis.analysis.pairs import held_out
 from durotaxis.analysis.stats import Estimate
 from durotaxis.analysis.study import Study
 from durotaxis.analysis.study_results.rows import common_measure, mark, places_of

@@ -7,17 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from durotaxis.analysis.claims import (
-    HELD,
-    HELPS,
-    HURTS,
-    MET,
-    NOT_HELD,
-    NOT_MET,
-    NOT_TESTED,
-    PerRun,
-    compare,
-)
+from durotaxis.analysis.claims import HELD, HELPS, HURTS, MET, NOT_HELD, NOT_MET, NOT_TESTED
+from durotaxis.analysis.pairs import PerRun, compare
 from durotaxis.analysis.scores import Statistic, aggregate, difference
 from durotaxis.analysis.stats import NOTHING, Estimate
 from durotaxis.analysis.study import Measure, Study

@@ -6,18 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from durotaxis.analysis.claims import (
-    area_ratio,
-    compare,
-    held_out,
-    paired,
-    spread_of,
-    steps_ratio,
-    subset_difference,
-    subsets,
-    word_of,
-)
+from durotaxis.analysis.claims import area_ratio, steps_ratio, subset_difference, subsets, word_of
+from durotaxis.analysis.pairs import compare, held_out, paired
 from durotaxis.analysis.scores import paired_effect, ratio_of_means
+from durotaxis.analysis.spreads import spread_of
 from durotaxis.analysis.stats import NOTHING, Estimate, spread, wilson
 from durotaxis.analysis.study import HEADING, Study, score_of
 from durotaxis.analysis.study_figures import improvement

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from durotaxis.analysis.claims import (
-    MARGIN,
-    Comparison,
-    PerRun,
-    Verdict,
-    held_out,
-)
+from durotaxis.analysis.claims import MARGIN, Comparison, Verdict
+from durotaxis.analysis.pairs import PerRun, held_out
 from durotaxis.analysis.stats import Estimate
 from durotaxis.analysis.study import HEADING, Selection, Study
 from durotaxis.analysis.study_figures import improvement
